@@ -1,0 +1,73 @@
+"""What a config file returns: everything that decides a training, as one frozen dataclass.
+
+    def config() -> Experiment:
+        return Experiment(
+            stage=Decoder(model=MMDiT(width=384, depth=12, heads=6)),
+            data=Data(dataset="emoji64", batch=256),
+            optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=500)),
+            steps=20_000,
+        )
+
+``tyro.cli(Experiment, default=config())`` gives every field below as a typed command-line option.
+"""
+
+from dataclasses import dataclass
+
+from t2i_jax.data import Data
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.stages.base import Stage
+from t2i_jax.training.optimizer import AdamW, Optimizer
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When the training state is saved. The last step is always saved."""
+
+    every: int = 1000
+    """Steps between two saves: what a killed run loses at most."""
+    keep: int = 3
+    """Newest checkpoints that stay on disk."""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What is said while training. May differ when a run is continued."""
+
+    every: int = 50
+    """Steps between two lines of metrics."""
+    preview_every: int = 1000
+    """Steps between two sample sheets; 0 draws none."""
+    previews: int = 16
+    """Pictures on a sample sheet."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+    wandb: str | None = None
+    """Weights & Biases project to report to (needs the package wandb); nothing is sent unless it is named."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training, completely: the same experiment on the same versions and mesh gives the same weights."""
+
+    stage: Stage
+    """What is trained: the model, its loss and its preview."""
+    data: Data
+    """Which examples, in which form, how many a step."""
+    optimizer: Optimizer = AdamW()
+    """How gradients become updates: AdamW or Muon with a schedule."""
+    mesh: Mesh = Mesh()
+    """How the devices are arranged."""
+    steps: int = 10_000
+    """Updates of the parameters in all."""
+    seed: int = 0
+    """Seed of the initial parameters, the data's order and all noise."""
+    ema: float = 0.999
+    """Decay of the averaged parameters, which are the ones in use; warmed up as min(ema, (1 + step) / (10 + step))."""
+    accumulate: int = 1
+    """Micro-batches that a batch is split into, one after the other, to save memory."""
+    cache: bool = True
+    """Compute the features of frozen stages once for the whole data set and keep them on disk."""
+    checkpoints: Checkpoints = Checkpoints()
+    """When the state is saved."""
+    reports: Reports = Reports()
+    """What is written while training."""

@@ -1,0 +1,81 @@
+"""One training step as a pure function.
+
+``state', metrics = step(state, frozen, key, batch)``: the gradient of the stage's loss on the batch, an update, and the
+moving average ``ema' = d ema + (1 - d) params'`` with ``d = min(decay, (1 + step) / (10 + step))``, whose warm-up
+forgets the initial parameters quickly. All noise comes from ``fold_in(key, step)``, so a step is a function of the seed
+and its number alone.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from t2i_jax.stages.base import Stage
+from t2i_jax.training.optimizer import Optimizer
+from t2i_jax.training.state import TrainState
+from t2i_jax.types import Batch, Params
+
+Metrics = dict[str, Array]
+Step = Callable[[TrainState, dict, Array, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    stage: Stage, optimizer: Optimizer, steps: int, *, decay: float, accumulate: int = 1, cached: bool = False
+) -> Step:
+    """The step of a training of ``steps`` steps, to be jitted with the state donated.
+
+    ``cached``: the batches already hold the stage's features. Metrics: the stage's own, ``loss``, ``grad_norm`` (before
+    clipping) and ``lr``.
+    """
+    transform = optimizer.build(steps)
+
+    def loss(params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, Metrics]:
+        features = {} if cached else stage.features(frozen, batch)
+        return stage.loss(params, frozen, rng, widen(batch | features))
+
+    gradient = accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
+
+    def step(state: TrainState, frozen: dict, key: Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(key, state.step)
+        (value, metrics), grads = gradient(state.params, frozen, rng, batch)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
+        metrics |= {"loss": value, "grad_norm": optax.global_norm(grads), "lr": optimizer.rate(state.step, steps)}
+        return TrainState(state.step + 1, params, ema, opt_state), metrics
+
+    return step
+
+
+def accumulated(gradient: Callable, parts: int) -> Callable:
+    """``gradient(params, frozen, rng, batch)`` averaged over ``parts`` micro-batches, one after the other.
+
+    Equal to the whole batch up to rounding for a loss that is a mean over examples and draws nothing; each part draws
+    from its own key. Part i takes the examples i, i + parts, …, so that a device's shard holds its share of each part.
+    """
+    if parts == 1:
+        return gradient
+
+    def average(params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple:
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(gradient, params, frozen, rng, first)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total: tuple, part: tuple) -> tuple:
+            index, micro = part
+            one = gradient(params, frozen, jax.random.fold_in(rng, index), micro)
+            return jax.tree.map(lambda t, x: t + x / parts, total, one), None
+
+        return jax.lax.scan(add, zero, (jnp.arange(parts), split))[0]
+
+    return average
+
+
+def widen(batch: Batch) -> Batch:
+    """Half-precision features, as the cache keeps them, to float32."""
+    return {name: x.astype(jnp.float32) if x.dtype == jnp.float16 else x for name, x in batch.items()}
