@@ -1,0 +1,71 @@
+"""One ordered table that says where every leaf of the training state lives.
+
+A rule is a regular expression over the leaf's name and a PartitionSpec for its *last* dimensions; leading dimensions
+(the depth of a scanned stack, the window of a convolution) are never split. The first match wins. The optimizer's
+moments and the average end in their parameter's name, so they follow its row. Kernels are [in, out]: what feeds a
+residual stream back (``out``) is split the other way round, so that tensor parallelism needs one reduction a block.
+
+    shardings(jax.eval_shape(init), mesh)         # the same tree of NamedShardings
+
+Raises ValueError, naming the leaf, where no rule matches or an axis does not divide its dimension.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from t2i_jax.types import Params
+
+P = PartitionSpec
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+RULES: Rules = (
+    (r"(^|/)(step|count|ns_coeffs)$", P()),
+    (r"(^|/)(bias|scale|logit_scale|logit_bias|mean|std)$", P()),
+    (r"(^|/)(position|class|query|mask)(_?embedding)?$", P()),
+    (r"(^|/)(out|down|fc2|project_out)/kernel$", P("model", "data")),
+    (r"(^|/)kernel$", P("data", "model")),
+    (r"(^|/)embedding$", P(None, "data")),
+)
+
+SMALL = 2**14
+"""Leaves of fewer elements are held whole by every device: splitting them costs more messages than it saves memory."""
+
+
+def leaf_name(path: tuple) -> str:
+    """``params/blocks/mlp/kernel`` for a path of ``jax.tree_util``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def shardings(tree: Params, mesh: jax.sharding.Mesh, rules: Rules = RULES) -> Params:
+    """The NamedSharding of every leaf of ``tree`` (arrays or ShapeDtypeStructs), as a tree of the same shape."""
+
+    def place(path: tuple, leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+        return NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, dict(mesh.shape), rules))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def leaf_spec(name: str, shape: tuple[int, ...], axes: dict[str, int], rules: Rules = RULES) -> PartitionSpec:
+    """The full PartitionSpec of one leaf on a mesh with these axis sizes."""
+    spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
+    if spec is None:
+        raise ValueError(
+            f"no sharding rule matches the leaf {name!r} of shape {shape}. Add a row for it to RULES in "
+            "t2i_jax/parallel/rules.py (PartitionSpec() holds it whole on every device)."
+        )
+    if math.prod(shape) < SMALL:
+        return P()
+    if len(spec) > len(shape):
+        raise ValueError(f"the rule {spec} for the leaf {name!r} has more dimensions than its shape {shape}")
+    full = (None,) * (len(shape) - len(spec)) + tuple(spec)
+    for dimension, (size, axis) in enumerate(zip(shape, full)):
+        if axis is not None and size % axes[axis]:
+            raise ValueError(
+                f"the leaf {name!r} of shape {shape}: dimension {dimension} ({size}) is not divisible by the mesh axis "
+                f"{axis!r} ({axes[axis]}). Choose a width that {axes[axis]} divides, or a smaller mesh.{axis}."
+            )
+    return P(*full)

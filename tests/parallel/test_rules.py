@@ -1,0 +1,38 @@
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.rules import leaf_spec, shardings
+
+AXES = {"replica": 1, "data": 4, "model": 2}
+
+
+def test_moments_and_average_follow_their_parameters_row():
+    kernel = {"blocks": {"up": {"kernel": jnp.zeros((3, 128, 512)), "bias": jnp.zeros((3, 512))}}}
+    state = {"params": kernel, "ema": kernel, "opt_state": optax.adamw(1e-3).init(kernel)}
+    placed = shardings(state, Mesh(data=4, model=2).build())
+    specs = {leaf.spec for leaf in jax.tree.leaves(placed)}
+    assert specs == {P(None, "data", "model"), P()}
+    assert placed["opt_state"][0].mu["blocks"]["up"]["kernel"].spec == P(None, "data", "model")
+
+
+def test_the_scanned_axis_and_the_window_are_never_split():
+    assert leaf_spec("params/blocks/out/kernel", (8, 512, 128), AXES) == P(None, "model", "data")
+    assert leaf_spec("params/conv/kernel", (3, 3, 64, 128), AXES) == P(None, None, "data", "model")
+
+
+def test_an_unmatched_leaf_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="no sharding rule matches the leaf 'params/strange'"):
+        leaf_spec("params/strange", (4,), AXES)
+
+
+def test_an_axis_that_does_not_divide_names_leaf_and_axis():
+    with pytest.raises(ValueError, match=r"'params/up/kernel'.*dimension 0 \(130\).*'data' \(4\)"):
+        leaf_spec("params/up/kernel", (130, 512), AXES)
+
+
+def test_small_leaves_are_held_whole():
+    assert leaf_spec("params/in/kernel", (3, 128), AXES) == P()
