@@ -25,6 +25,7 @@ from jaxtyping import Array
 
 from t2i_jax.types import Batch, Params
 
+Features = dict[str, Array]
 
 @dataclass(frozen=True)
 class Stage:
@@ -60,15 +61,15 @@ class Stage:
         """
         return {}
 
-    def image_features(self, frozen: dict, image: Array) -> dict[str, Array]:
+    def image_features(self, frozen: dict, image: Array) -> Features:
         """What the stage needs of frozen stages that depends on the picture alone: name -> [b, ...]. No randomness."""
         return {}
 
-    def text_features(self, frozen: dict, tokens: Array) -> dict[str, Array]:
+    def text_features(self, frozen: dict, tokens: Array) -> Features:
         """What the stage needs of frozen stages that depends on the tokens alone: name -> [b, ...]. No randomness."""
         return {}
 
-    def features(self, frozen: dict, batch: Batch) -> dict[str, Array]:
+    def features(self, frozen: dict, batch: Batch) -> Features:
         """Both kinds of features for a batch of images and tokens. Override the two parts, not this."""
         return self.image_features(frozen, batch["image"]) | self.text_features(frozen, batch["tokens"])
 

@@ -1,0 +1,122 @@
+"""The directory that a training writes, and the check that it belongs to the experiment.
+
+    RUN/tokenizer.model               one for the whole cascade
+    RUN/cache/<key>/                  features of frozen stages
+    RUN/<stage>/config.json           the experiment
+    RUN/<stage>/checkpoints/<step>/   train, ema, meta
+    RUN/<stage>/metrics.jsonl         one JSON object a line
+    RUN/<stage>/samples/<step>.png    sample sheets
+    RUN/<stage>/tensorboard/          event files
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.serialize import ConfigError, decode, differences, encode
+
+FREE = ("steps", "mesh", "cache", "checkpoints", "reports")
+"""Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one stage in a cascade's run directory."""
+
+    root: Path
+    """The cascade's directory, RUN."""
+    stage: str
+    """The stage's name."""
+
+    @property
+    def directory(self) -> Path:
+        return self.root / self.stage
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.directory / "samples"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.directory / "tensorboard"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer.model"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def claim(self, experiment: Experiment) -> None:
+        """Write the experiment's config, or check that the directory holds this one already.
+
+        Raises ConfigError, listing every differing field with both values, if it belongs to another experiment.
+        """
+        new = encode(experiment)
+        if self.config.exists():
+            changed = [
+                f"  {name}: {json.dumps(old)} -> {json.dumps(now)}"
+                for name, old, now in differences(_current(self.config), new)
+                if name.split(".")[0] not in FREE
+            ]
+            if changed:
+                raise ConfigError(
+                    f"{self.directory} belongs to another experiment. These fields differ (there -> now):\n"
+                    + "\n".join(changed)
+                    + f"\nPut the old values back to continue it, train into another run directory, or delete "
+                    f"{self.directory} to start over."
+                )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_whole(self.config, json.dumps(new, indent=1) + "\n")
+
+
+def read_experiment(stage_dir: str | Path, classes: tuple[type, ...] = ()) -> Experiment:
+    """The experiment that ``RUN/<stage>`` was trained by.
+
+    ``classes``: config classes from outside t2i_jax that may be built. Raises FileNotFoundError or ConfigError.
+    """
+    path = Path(stage_dir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: {stage_dir} is not the directory of a trained stage")
+    experiment = decode(_parse(path), classes)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{path} holds a {type(experiment).__name__}, not an experiment")
+    return experiment
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that no reader ever sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _current(path: Path) -> dict:
+    """The config in today's fields: a field that is new since it was written counts as its default."""
+    data = _parse(path)
+    try:
+        return encode(decode(data))
+    except ConfigError:
+        return data
+
+
+def _parse(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); restore it or delete {path.parent}") from error
