@@ -1,0 +1,151 @@
+"""SentencePiece tokenizer: unigram pieces with byte fallback, so that no string is out of vocabulary.
+
+    tokenizer = Tokenizer.train(captions, "RUN/tokenizer.model", vocab=2048)
+    tokenizer(["a red apple", "two dogs"], context=24)      # int32 [2, 24]: bos ... eos pad pad
+    tokenizer.decode(tokenizer.encode("Ā̈ 🍎"))               # the same string
+
+Two doors: ``encode``/``decode`` are exact inverses for every string of Unicode characters (a lone surrogate is no
+character and becomes U+FFFD), while calling the tokenizer gives what a model reads: case-folded, normalised, framed
+and cut to the context. Unigram pieces: Kudo 2018, "Subword Regularization"; SentencePiece: Kudo and Richardson 2018.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from t2i_jax.text.normalize import fold
+
+# transformers' CLIP reads eos_token_id == 2 as "an old checkpoint, pool at the highest id": eos must not be 2.
+PAD, EOS, BOS, UNKNOWN = range(4)
+_SPACE_MARK = "\u2581"  # how SentencePiece writes a space; a text that holds the mark itself goes through as bytes
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_SMALLEST = 4 + 256
+
+
+class Tokenizer:
+    """A trained SentencePiece model. ``pad``, ``bos``, ``eos`` are token ids, ``vocab`` their number."""
+
+    pad, bos, eos = PAD, BOS, EOS
+
+    def __init__(self, model: bytes):
+        """From the bytes of a model file. Raises ValueError for anything that ``train`` did not write."""
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"not a SentencePiece model ({len(model)} bytes): {error}") from error
+        found = tuple(getattr(self._pieces, f"{name}_id")() for name in ("pad", "eos", "bos", "unk"))
+        if found != (PAD, EOS, BOS, UNKNOWN) or self._pieces.piece_to_id("<0x00>") == UNKNOWN:
+            raise ValueError(
+                f"the SentencePiece model has pad, eos, bos, unk = {found} or no byte pieces; "
+                f"expected {(PAD, EOS, BOS, UNKNOWN)} with byte fallback. Train one with `t2i data tokenizer`."
+            )
+        self.model = model
+        self._first_byte = self._pieces.piece_to_id("<0x00>")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Raises FileNotFoundError with the fix where there is no such file."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no tokenizer at {path}: make one with `t2i data tokenizer DATASET --out {path}`")
+        return cls(path.read_bytes())
+
+    @classmethod
+    def train(cls, captions: Iterable[str], path: str | Path | None = None, vocab: int = 2048) -> "Tokenizer":
+        """Train on captions (folded first), the same bytes for the same captions; save to ``path`` if given.
+
+        ``vocab`` is an upper bound: few captions give fewer pieces. 260 of it are bytes and marks. Raises ValueError
+        where there are no captions or ``vocab`` can't hold the bytes and the captions' characters.
+        """
+        lines = [line for line in map(fold, captions) if line]
+        if not lines:
+            raise ValueError("no captions to train a tokenizer on: all are empty")
+        if vocab <= _SMALLEST:
+            raise ValueError(f"vocab={vocab} leaves no piece beside the 256 bytes and 4 marks; give at least 512")
+        out = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=out,
+                model_type="unigram",
+                vocab_size=vocab,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                character_coverage=0.9995,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                split_digits=True,
+                max_sentence_length=1 << 16,
+                pad_id=PAD,
+                eos_id=EOS,
+                bos_id=BOS,
+                unk_id=UNKNOWN,
+                num_threads=1,
+                shuffle_input_sentence=False,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            characters = len(set("".join(lines)))
+            raise ValueError(
+                f"vocab={vocab} is too small for {characters} distinct characters beside 260 bytes and marks; "
+                f"give at least {_SMALLEST + 2 * characters} (SentencePiece says: {error})"
+            ) from error
+        tokenizer = cls(out.getvalue())
+        if path is not None:
+            tokenizer.save(path)
+        return tokenizer
+
+    @property
+    def vocab(self) -> int:
+        """Number of token ids."""
+        return self._pieces.get_piece_size()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model file, hexadecimal."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file, with its folder; whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(self.model)
+        part.replace(path)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` as it stands: no normalisation, no marks around it."""
+        text = _SURROGATES.sub("\ufffd", text)
+        if _SPACE_MARK in text:
+            return [self._first_byte + byte for byte in text.encode()]
+        return self._pieces.encode(text)
+
+    def decode(self, ids: Iterable) -> str:
+        """The text of ``ids``; pad, bos and eos vanish, bytes that are no UTF-8 become U+FFFD."""
+        return self._pieces.decode([int(i) for i in ids])
+
+    def __call__(self, texts: Sequence[str], context: int) -> np.ndarray:
+        """What a model reads: folded texts as int32 [n, context]: bos, pieces, eos, then pad.
+
+        A text of more than ``context - 2`` pieces is cut and keeps its eos; ``lengths`` tells beforehand.
+        """
+        if context < 3:
+            raise ValueError(f"context={context} holds no piece between bos and eos; give at least 3")
+        tokens = np.full((len(texts), context), PAD, np.int32)
+        for row, pieces in zip(tokens, self._pieces.encode([self._folded(text) for text in texts])):
+            pieces = pieces[: context - 2]
+            row[: len(pieces) + 2] = [BOS, *pieces, EOS]
+        return tokens
+
+    def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """How long a context each text fills, bos and eos counted: int32 [n]."""
+        return np.array([len(p) + 2 for p in self._pieces.encode([self._folded(t) for t in texts])], np.int32)
+
+    @staticmethod
+    def _folded(text: str) -> str:
+        return fold(text.replace(_SPACE_MARK, " "))
