@@ -1,0 +1,32 @@
+"""CLIP: captions and pictures in one embedding space.
+
+    t2i train configs/emoji/clip.py --run runs/emoji
+"""
+
+import dataclasses
+
+from configs.emoji.vae import DATA
+from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.stages import ClipStage
+from t2i_jax.stages.clip import Softmax
+from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+
+MODEL = CLIP(
+    text=TextTower(vocab=2048, context=16, width=256, depth=4, heads=4),
+    vision=VisionTower(image_size=64, patch=8, width=256, depth=4, heads=4),
+    embedding=256,
+)
+
+
+def config() -> Experiment:
+    return Experiment(
+        stage=ClipStage(model=MODEL, objective=Softmax(0.05)),
+        data=dataclasses.replace(DATA, batch=128, flip=True),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=300), decay=0.1),
+        steps=3000,
+        reports=Reports(preview_every=1000),
+    )
+
+
+def demo() -> Experiment:
+    return dataclasses.replace(config(), steps=600)

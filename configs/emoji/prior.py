@@ -1,0 +1,28 @@
+"""The diffusion prior: a caption's embedding to an image embedding.
+
+    t2i train configs/emoji/prior.py --run runs/emoji
+"""
+
+import dataclasses
+
+from configs.emoji.clip import MODEL as CLIP
+from configs.emoji.vae import DATA
+from t2i_jax.models.prior import PriorTransformer
+from t2i_jax.stages import PriorStage
+from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+
+MODEL = PriorTransformer(embedding=256, width=256, depth=4, heads=4, context=16, text_width=256)
+
+
+def config() -> Experiment:
+    return Experiment(
+        stage=PriorStage(model=MODEL, clip=CLIP),
+        data=dataclasses.replace(DATA, batch=256),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=200)),
+        steps=4000,
+        reports=Reports(preview_every=2000),
+    )
+
+
+def demo() -> Experiment:
+    return dataclasses.replace(config(), steps=500)

@@ -1,0 +1,28 @@
+"""The autoencoder: 64x64 pictures to 8x8 latents, 32x32 pictures to 4x4.
+
+    t2i train configs/emoji/vae.py --run runs/emoji
+"""
+
+import dataclasses
+
+from t2i_jax.data import Data
+from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.stages import VAEStage
+from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+
+MODEL = AutoencoderKL(channels=(16, 32, 64, 128), layers=1, latent_channels=16, groups=8, attention=True)
+DATA = Data(dataset="emoji64", split="train", batch=64, image_size=64, context=16)
+
+
+def config() -> Experiment:
+    return Experiment(
+        stage=VAEStage(model=MODEL, crop=32),
+        data=dataclasses.replace(DATA, batch=32),
+        optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=200)),
+        steps=12_000,
+        reports=Reports(preview_every=4000),
+    )
+
+
+def demo() -> Experiment:
+    return dataclasses.replace(config(), steps=2400)

@@ -1,0 +1,256 @@
+"""``t2i``: train, sample, evaluate, build data, export.
+
+    t2i train configs/emoji/decoder.py --run runs/emoji --steps 2000
+    t2i sample runs/emoji "a red apple, fluent 3d style" --n 4 --out apple.png
+
+Every command is a typed function; its options and help text come from its signature and docstring.
+"""
+
+import difflib
+import importlib.util
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+USAGE = 64
+"""Exit code of a command that was called wrongly or given bad input: trying again will not help."""
+
+
+class UsageError(ValueError):
+    """Something the user typed; the message says what is right."""
+
+
+def read_config(path: str | Path, variant: str = "config"):
+    """The experiment that ``variant()`` in the Python file ``path`` returns.
+
+    Raises UsageError where the file or the function is missing.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise UsageError(f"no config at {path}; " + (f"there are: {', '.join(near)}" if near else "check the path"))
+    root = next((p for p in path.parents if p.name == "configs"), path.parent).parent
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    spec = importlib.util.spec_from_file_location(f"t2i_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, variant):
+        raise UsageError(f"{path} has no function {variant}(); a config file defines `def config() -> Experiment`")
+    return getattr(module, variant)()
+
+
+def train(args: list[str]) -> int:
+    """Train one stage: ``t2i train CONFIG --run RUN [--field value ...]``. Continues where the run stopped.
+
+    RUN is the cascade's directory; the stage gets its own inside. Fields of the experiment are options
+    (``--stage.model.width 512 --data.batch 64``).
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(
+            "usage: t2i train CONFIG --run RUN [--field value ...]\n\n"
+            "CONFIG  a Python file with `def config() -> Experiment`, e.g. configs/emoji/decoder.py\n"
+            "RUN     the cascade's run directory (default: runs/NAME with NAME the config's folder)\n\n"
+            "`t2i train CONFIG --help` lists every field of the experiment, its type and its value."
+        )
+        return 0
+    config, rest = args[0], args[1:]
+    run, rest = _take(rest, "--run", str(Path("runs") / Path(config).resolve().parent.name))
+    experiment = read_config(config)
+    experiment = tyro.cli(type(experiment), default=experiment, args=rest, prog=f"t2i train {config}")
+    from t2i_jax.training import train as run_training
+
+    return run_training(experiment, run)
+
+
+def demo(
+    run: str = "runs/demo",
+    configs: str = "configs/emoji",
+    out: str = "runs/demo/sheet.png",
+) -> int:
+    """Train all five stages on the embedded pictures, in minutes, and draw a sheet of pictures for sentences.
+
+    Args:
+        run: Directory of the cascade; a demo that was interrupted goes on where it was.
+        configs: Folder with one config a stage, each with a function ``demo()``.
+        out: The sheet, a PNG.
+    """
+    from t2i_jax.dalle2 import STAGES
+    from t2i_jax.training import train as run_training
+
+    started = time.monotonic()
+    for name in STAGES:
+        code = run_training(read_config(Path(configs) / f"{name}.py", "demo"), run)
+        if code:
+            return code
+    print(f"trained {len(STAGES)} stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    captions = read_config(Path(configs) / "captions.py", "captions")
+    _draw(run, captions, 4, 0, out)
+    return 0
+
+
+def sample(
+    run: Annotated[str, tyro.conf.Positional],
+    caption: Annotated[str, tyro.conf.Positional] = "",
+    n: int = 1,
+    seed: int = 0,
+    out: str = "sample.png",
+    captions: str = "",
+    guidance: float | None = None,
+) -> int:
+    """Pictures for a sentence, or for every line of a file.
+
+    Args:
+        run: The cascade's run directory.
+        caption: The sentence.
+        n: Pictures a caption.
+        seed: The same seed gives the same pictures.
+        out: A .png sheet, or an .npz with `images` uint8 [n, h, w, 3] in the captions' order.
+        captions: A JSON-lines file with a field `caption` (or plain strings), instead of the sentence.
+        guidance: Classifier-free guidance of the decoder; default: the config's.
+    """
+    if bool(caption) == bool(captions):
+        raise UsageError('give either a sentence, `t2i sample RUN "a red apple"`, or --captions FILE.jsonl')
+    texts = [caption] if caption else _read_captions(captions)
+    _draw(run, texts, n, seed, out, guidance)
+    return 0
+
+
+def _draw(run: str, texts: list[str], n: int, seed: int, out: str, guidance: float | None = None) -> None:
+    import dataclasses
+
+    import numpy as np
+
+    from t2i_jax.dalle2 import DallE2
+    from t2i_jax.diffusion.guidance import Guidance
+    from t2i_jax.training.sheet import sheet
+
+    if Path(out).suffix not in (".png", ".npz"):
+        raise UsageError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
+    model = DallE2.load(run)
+    if guidance is not None:
+        model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
+    images = model(texts, n=n, seed=seed)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if out.endswith(".npz"):
+        np.savez_compressed(out, images=images)
+    else:
+        sheet(images, [text for text in texts for _ in range(n)], out)
+    print(f"{len(images)} pictures in {out}")
+
+
+def _read_captions(path: str) -> list[str]:
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"--captions {path}: no such file")
+    texts = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            texts.append(row if isinstance(row, str) else row["caption"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UsageError(f'{path}, line {number}: expected {{"caption": "..."}}, found {line[:80]!r}') from error
+    return texts
+
+
+def evaluate(run: Annotated[str, tyro.conf.Positional], out: str = "", captions: int = 306) -> int:
+    """Measure a cascade: one JSON and one HTML page with pictures.
+
+    Args:
+        run: The cascade's run directory.
+        out: Folder of the report; default RUN/eval.
+        captions: How many captions of each split are painted.
+    """
+    from t2i_jax.evaluation.run import evaluate as run_evaluation
+
+    run_evaluation(run, out or str(Path(run) / "eval"), captions=captions)
+    return 0
+
+
+def export(run: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.conf.Positional]) -> int:
+    """Write every stage as diffusers and transformers load it: config.json, safetensors, tokenizer.
+
+    Args:
+        run: The cascade's run directory.
+        out: Folder to write; one folder a stage.
+    """
+    from t2i_jax.interop import export_cascade
+
+    export_cascade(run, out)
+    return 0
+
+
+def data(args: list[str]) -> int:
+    """Build, inspect and tokenise data sets: ``t2i data {build,tokenizer,inspect} ...``."""
+    from t2i_jax.data import commands
+
+    functions = {"build": commands.build, "tokenizer": commands.tokenizer, "inspect": commands.inspect}
+    result = tyro.extras.subcommand_cli_from_dict(functions, args=args, prog="t2i data")
+    return result if isinstance(result, int) else 0
+
+
+def _take(args: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """Removes ``name VALUE`` or ``name=VALUE`` from the arguments."""
+    for i, arg in enumerate(args):
+        if arg == name:
+            if i + 1 == len(args):
+                raise UsageError(f"{name} needs a value")
+            return args[i + 1], args[:i] + args[i + 2 :]
+        if arg.startswith(name + "="):
+            return arg.split("=", 1)[1], args[:i] + args[i + 1 :]
+    return default, args
+
+
+def _typed(function: Callable) -> Callable[[list[str]], int]:
+    return lambda args: tyro.cli(function, args=args, prog=f"t2i {_name(function)}")
+
+
+def _name(function: Callable) -> str:
+    return next(name for name, one in COMMANDS.items() if one[0] is function)
+
+
+COMMANDS: dict[str, tuple[Callable, bool]] = {
+    "train": (train, True),
+    "demo": (demo, False),
+    "sample": (sample, False),
+    "eval": (evaluate, False),
+    "data": (data, True),
+    "export": (export, False),
+}
+"""Name -> (function, whether it reads its arguments itself)."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of ``t2i``; returns the exit code (64: wrong call or bad input)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:10} {f.__doc__.splitlines()[0]}" for name, (f, _) in COMMANDS.items())
+        print(f"usage: t2i COMMAND ...\n\n{rows}\n\n`t2i COMMAND --help` tells more.")
+        return 0 if args else USAGE
+    name, rest = args[0], args[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `t2i {near[0]}`?" if near else f"there are: {', '.join(COMMANDS)}"
+        print(f"t2i: no command {name!r}; {hint}", file=sys.stderr)
+        return USAGE
+    function, raw = COMMANDS[name]
+    try:
+        return (function if raw else _typed(function))(rest) or 0
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("T2I_TRACEBACK"):
+            raise
+        print(f"t2i {name}: {error}\n(T2I_TRACEBACK=1 shows where)", file=sys.stderr)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

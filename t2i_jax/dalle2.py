@@ -1,0 +1,162 @@
+"""The cascade in use: a sentence in, pictures out.
+
+    model = DallE2.load("runs/emoji")
+    images = model("a red apple, fluent 3d style", n=4, seed=0)     # uint8 [4, 64, 64, 3]
+
+Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler -> VAE decoder. TensorFlow is
+never imported here.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from t2i_jax.stages import ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage, VAEStage
+from t2i_jax.stages.embeddings import image_embedding, text_embedding
+from t2i_jax.stages.latents import decode, encode
+from t2i_jax.text import Tokenizer, normalize
+from t2i_jax.training.checkpoint import load_params
+from t2i_jax.training.run import read_experiment
+from t2i_jax.types import Params, to_uint8
+
+STAGES = ("vae", "clip", "prior", "decoder", "upsampler")
+"""The order in which a cascade is trained."""
+
+
+@dataclass(frozen=True)
+class DallE2:
+    """Five trained stages and their tokenizer. Every method takes and gives numpy arrays; pictures are uint8."""
+
+    tokenizer: Tokenizer
+    vae: VAEStage
+    clip: ClipStage
+    prior: PriorStage
+    decoder: DecoderStage
+    upsampler: UpsamplerStage
+    params: dict[str, Params] = field(repr=False)
+    context: int
+    """Tokens a caption has room for."""
+    image_size: int
+    """Side of the pictures, in pixels."""
+    batch: int = 32
+    """Captions that go through the models at once."""
+
+    @classmethod
+    def load(cls, run: str | Path) -> "DallE2":
+        """The cascade that was trained into ``run`` (one directory a stage), with the averaged parameters.
+
+        Raises FileNotFoundError that names the missing stage and the command that trains it.
+        """
+        run = Path(run)
+        missing = [name for name in STAGES if not (run / name / "config.json").exists()]
+        if missing or not (run / "tokenizer.model").exists():
+            raise FileNotFoundError(
+                f"{run} is no trained cascade: it lacks {', '.join(missing) or 'tokenizer.model'}; train with "
+                f"`t2i train CONFIG --run {run}` for each stage, in the order {', '.join(STAGES)}"
+            )
+        experiments = {name: read_experiment(run / name) for name in STAGES}
+        stages: dict[str, Stage] = {name: experiment.stage for name, experiment in experiments.items()}
+        params = {name: load_params(run / name)[0] for name in STAGES}
+        data = experiments["upsampler"].data
+        tokenizer = Tokenizer.load(run / "tokenizer.model")
+        return cls(tokenizer, **stages, params=params, context=data.context, image_size=data.image_size)
+
+    def replace(self, **stages: Stage) -> "DallE2":
+        """The same weights with other values in a stage, e.g. another sampler or guidance."""
+        return dataclasses.replace(self, **stages)
+
+    def __call__(self, captions: str | list[str], n: int = 1, seed: int = 0) -> np.ndarray:
+        """``n`` pictures a caption: uint8 [n * len(captions), h, w, 3], the n of a caption side by side in order.
+
+        The pictures depend on the caption's place in the list, on ``n`` and on ``seed``. Raises ValueError for an empty
+        caption.
+        """
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        repeated = [caption for caption in captions for _ in range(n)]
+        return self._batched(repeated, lambda tokens, key: self._paint(self.params, tokens, key), seed)
+
+    def tokens(self, captions: list[str]) -> np.ndarray:
+        """Normalised and encoded captions, int32 [n, context]. Raises ValueError that names an empty caption."""
+        texts = [normalize(caption) for caption in captions]
+        empty = [i for i, text in enumerate(texts) if not text]
+        if empty:
+            raise ValueError(f"caption {empty[0]} of {len(texts)} is empty: say what the picture should show")
+        return self.tokenizer(texts, self.context)
+
+    def prior_embed(self, captions: list[str], seed: int = 0) -> np.ndarray:
+        """Image embeddings [n, e] of norm sqrt(e) that the prior draws for the captions."""
+        return self._batched(captions, lambda tokens, key: self._prior(self.params, tokens, key), seed)
+
+    def clip_embed_texts(self, captions: list[str]) -> np.ndarray:
+        """CLIP's text embeddings [n, e] of norm sqrt(e)."""
+        return self._batched(captions, lambda tokens, key: self._text(self.params, tokens), 0)
+
+    def clip_embed_images(self, images: np.ndarray) -> np.ndarray:
+        """CLIP's embeddings [n, e] of norm sqrt(e) of uint8 pictures [n, h, w, 3]."""
+        return self._sliced(images, lambda x: self._image(self.params, x))
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Pictures through the VAE and back, uint8."""
+        return self._sliced(images, lambda x: self._reconstruct(self.params, x))
+
+    def _batched(self, captions: list[str], apply, seed: int) -> np.ndarray:
+        """``apply(tokens, key)`` over slices of one shape, so that it compiles once."""
+        tokens = self.tokens(captions)
+        size = min(self.batch, len(tokens))
+        outputs = []
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            key = jax.random.fold_in(jax.random.key(seed), start)
+            outputs.append(np.asarray(apply(padded, key))[: len(part)])
+        return np.concatenate(outputs)
+
+    def _sliced(self, images: np.ndarray, apply) -> np.ndarray:
+        size = min(self.batch, len(images))
+        outputs = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            outputs.append(np.asarray(apply(padded))[: len(part)])
+        return np.concatenate(outputs)
+
+    def _condition(self, params: dict, tokens, key) -> dict:
+        features, embedding = text_embedding(self.clip.model, params["clip"], tokens)
+        condition = {"tokens": tokens, "text_features": features, "text_embedding": embedding}
+        return condition | {"image_embedding": self.prior.sample(params["prior"], key, condition)}
+
+    @cached_property
+    def _paint(self):
+        def paint(params, tokens, key):
+            prior_key, decoder_key, upsampler_key = jax.random.split(key, 3)
+            condition = self._condition(params, tokens, prior_key)
+            side = self.image_size // self.decoder.factor // self.vae.model.factor
+            small = self.decoder.sample(params["decoder"], decoder_key, condition, side)
+            latent = self.upsampler.sample(params["upsampler"], upsampler_key, condition | {"small": small})
+            return to_uint8(decode(self.vae.model, params["vae"], latent))
+
+        return jax.jit(paint)
+
+    @cached_property
+    def _prior(self):
+        return jax.jit(lambda params, tokens, key: self._condition(params, tokens, key)["image_embedding"])
+
+    @cached_property
+    def _text(self):
+        return jax.jit(lambda params, tokens: text_embedding(self.clip.model, params["clip"], tokens)[1])
+
+    @cached_property
+    def _image(self):
+        return jax.jit(lambda params, images: image_embedding(self.clip.model, params["clip"], jnp.asarray(images)))
+
+    @cached_property
+    def _reconstruct(self):
+        def reconstruct(params, images):
+            return to_uint8(decode(self.vae.model, params["vae"], encode(self.vae.model, params["vae"], images)))
+
+        return jax.jit(reconstruct)

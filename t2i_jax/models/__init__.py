@@ -1,0 +1,1 @@
+"""Pure Flax modules: arrays in, arrays out; no mesh, no config, no loss, no files."""

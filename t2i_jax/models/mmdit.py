@@ -1,0 +1,170 @@
+"""MM-DiT: the transformer of the decoder and the upsampler.
+
+Image tokens and text tokens keep weights of their own and meet in one attention; time and the pooled condition shift,
+scale and gate every layer of both streams (Esser et al., https://arxiv.org/abs/2403.03206, section 4 and figure 2;
+adaLN-zero of Peebles & Xie, https://arxiv.org/abs/2212.09748). The same function as diffusers' ``SD3Transformer2DModel``.
+
+    model = MMDiT(patch=2, in_channels=16, out_channels=16, width=256, depth=8, heads=4)
+    velocity = model.apply(params, latent, time, context, pooled)      # [b,h,w,c], [b], [b,l,d], [b,e] -> [b,h,w,c]
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from t2i_jax.models.attention import attention, check_heads
+from t2i_jax.models.time import MLP, sinusoid
+from t2i_jax.types import Embedding, Features, Latent, Time
+
+FREQUENCIES = 256
+Stream = Float[Array, "b n d"]
+Vector = Float[Array, "b d"]
+
+
+class MMDiT(nn.Module):
+    """``grid``: side of the table of positions, in patches; smaller latents use its centre.
+
+    ``context_width`` and ``pooled_width`` are the widths of what the caller gives. ``qk_norm`` normalises queries and
+    keys by their root mean square. ``remat`` recomputes a block in the backward pass.
+    """
+
+    patch: int = 1
+    in_channels: int = 16
+    out_channels: int = 16
+    width: int = 256
+    depth: int = 8
+    heads: int = 4
+    context_width: int = 256
+    pooled_width: int = 256
+    grid: int = 8
+    qk_norm: bool = True
+    dtype: str = "float32"
+    remat: bool = False
+    unroll: int = 1
+
+    def __post_init__(self):
+        check_heads("MMDiT", self.width, self.heads)
+        if self.width % 4 or self.depth < 2:
+            raise ValueError(f"MMDiT: width={self.width} must be a multiple of 4 and depth={self.depth} at least 2")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, latent: Latent, time: Time, context: Features, pooled: Embedding) -> Latent:
+        """Output [b,h,w,out_channels], float32; ``time`` [b] in [0, 1].
+
+        Raises ValueError where the patch does not divide the latent or the latent is larger than the grid.
+        """
+        b, h, w, c = latent.shape
+        p = self.patch
+        if h % p or w % p or c != self.in_channels or max(h, w) > p * self.grid:
+            raise ValueError(
+                f"MMDiT: latent {h}x{w}x{c} with patch={p}, in_channels={self.in_channels}, grid={self.grid}: sides must "
+                f"be multiples of patch and at most patch*grid, channels equal to in_channels"
+            )
+        dense = partial(nn.Dense, dtype=self.dtype)
+        x = dense(self.width, name="patches")(rearrange(latent, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p))
+        x = x + positions(self.width, self.grid, h // p, w // p).astype(x.dtype)
+        text = dense(self.width, name="context")(context)
+        condition = MLP(self.width, self.dtype, name="time")(sinusoid(1000.0 * time, FREQUENCIES))
+        condition = jax.nn.silu(condition + MLP(self.width, self.dtype, name="pooled")(pooled))
+
+        block = nn.remat(JointBlock, prevent_cse=False, static_argnums=()) if self.remat else JointBlock
+        fields = (self.width, self.heads, self.qk_norm, self.dtype)
+        layers = nn.scan(
+            lambda module, carry, given: (module(*carry, given), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth - 1,
+            unroll=min(self.unroll, self.depth - 1),
+        )
+        (x, text), _ = layers(block(*fields, name="blocks"), (x, text), condition)
+        x, _ = block(*fields, last=True, name="last")(x, text, condition)
+
+        scale, shift = jnp.split(zeros(2 * self.width, self.dtype, "modulation")(condition), 2, axis=-1)
+        x = zeros(p * p * self.out_channels, self.dtype, "out")(modulate(x, shift, scale, self.dtype))
+        x = rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=h // p, p=p, q=p)
+        return x.astype(jnp.float32)
+
+
+class JointBlock(nn.Module):
+    """One layer of both streams. The ``last`` one only reads the text."""
+
+    width: int
+    heads: int
+    qk_norm: bool
+    dtype: str = "float32"
+    last: bool = False
+
+    @nn.compact
+    def __call__(self, x: Stream, text: Stream, condition: Vector) -> tuple[Stream, Stream]:
+        d, dtype = self.width, self.dtype
+        dense = partial(nn.Dense, dtype=dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(zeros(6 * d, dtype, "modulation")(condition), 6, -1)
+        given = zeros((2 if self.last else 6) * d, dtype, "context_modulation")(condition)
+        if self.last:
+            context_scale1, context_shift1 = jnp.split(given, 2, -1)
+        else:
+            context_shift1, context_scale1, context_gate1, *context_mlp = jnp.split(given, 6, -1)
+
+        n = x.shape[1]
+        images = self.heads_of(dense(3 * d, name="qkv")(modulate(x, shift1, scale1, dtype)), "")
+        texts = self.heads_of(dense(3 * d, name="context_qkv")(modulate(text, context_shift1, context_scale1, dtype)), "context_")
+        mixed = attention(*(jnp.concatenate(pair, axis=1) for pair in zip(images, texts, strict=True)))
+        mixed = rearrange(mixed, "b n k d -> b n (k d)")
+
+        x = x + gate1[:, None] * dense(d, name="attention_out")(mixed[:, :n])
+        x = x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2, dtype), "")
+        if self.last:
+            return x, text
+        shift, scale, gate = context_mlp
+        text = text + context_gate1[:, None] * dense(d, name="context_attention_out")(mixed[:, n:])
+        return x, text + gate[:, None] * self.mlp(modulate(text, shift, scale, dtype), "context_")
+
+    def heads_of(self, qkv: Stream, stream: str) -> tuple[Array, Array, Array]:
+        """Queries, keys and values [b, n, heads, d]; queries and keys normalised where asked."""
+        q, k, v = rearrange(qkv, "b n (s k d) -> s b n k d", s=3, k=self.heads)
+        if self.qk_norm:
+            q = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{stream}norm_q")(q)
+            k = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{stream}norm_k")(k)
+        return q, k, v
+
+    def mlp(self, x: Stream, stream: str) -> Stream:
+        inner = nn.Dense(4 * self.width, dtype=self.dtype, name=f"{stream}fc1")(x)
+        return nn.Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(jax.nn.gelu(inner, approximate=True))
+
+
+def zeros(features: int, dtype: str, name: str) -> nn.Dense:
+    """A dense layer that starts at zero: a fresh network adds nothing (adaLN-zero)."""
+    return nn.Dense(features, dtype=dtype, name=name, kernel_init=nn.initializers.zeros_init())
+
+
+def modulate(x: Stream, shift: Vector, scale: Vector, dtype: str) -> Stream:
+    """``normalised(x) (1 + scale) + shift`` with a layer norm that has no parameters, statistics in float32."""
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.square(wide - mean).mean(-1, keepdims=True)
+    normalised = ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(dtype)
+    return normalised * (1 + scale[:, None]) + shift[:, None]
+
+
+def positions(width: int, grid: int, h: int, w: int) -> Float[Array, "n d"]:
+    """Sinusoids of column and row for the central h x w patches of a grid x grid table: [h*w, width]."""
+    table = position_table(width, grid).reshape(grid, grid, width)
+    top, left = (grid - h) // 2, (grid - w) // 2
+    return jnp.asarray(table[top : top + h, left : left + w].reshape(h * w, width))
+
+
+def position_table(width: int, grid: int) -> np.ndarray:
+    """[grid*grid, width] float32: the first half encodes the column, the second the row, sines before cosines."""
+    frequency = 10000.0 ** -(np.arange(width // 4) / (width / 4))
+    angle = np.arange(grid)[:, None] * frequency
+    line = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    columns = np.broadcast_to(line[None], (grid, grid, width // 2))
+    rows = np.broadcast_to(line[:, None], (grid, grid, width // 2))
+    return np.concatenate([columns, rows], axis=-1).reshape(grid * grid, width).astype(np.float32)

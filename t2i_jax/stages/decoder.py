@@ -1,0 +1,100 @@
+"""The decoder as a stage: from an image embedding and a caption's tokens to the latents of a small picture.
+
+An MM-DiT (Esser et al., https://arxiv.org/abs/2403.03206) whose context is CLIP's token features and whose pooled
+condition is the image embedding, as DALL-E 2's decoder is conditioned (https://arxiv.org/abs/2204.06125, section 2.1).
+Both conditions are dropped at random and independently, for guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from t2i_jax.diffusion.guidance import Guidance
+from t2i_jax.diffusion.process import Process, Velocity
+from t2i_jax.diffusion.samplers import Heun, Sampler
+from t2i_jax.diffusion.schedules import Flow
+from t2i_jax.diffusion.times import LogitNormal, Times
+from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.models.mmdit import MMDiT
+from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.stages.base import Features, Stage
+from t2i_jax.stages.embeddings import image_embedding, keep, text_embedding
+from t2i_jax.stages.flow import flow_loss, vae_params
+from t2i_jax.stages.latents import decode, downscale, encode
+from t2i_jax.stages.prior import clip_params
+from t2i_jax.types import Batch, Latent, Params
+
+
+@dataclass(frozen=True)
+class DecoderStage(Stage):
+    """Trains ``MMDiT`` to paint pictures ``factor`` times smaller than the data's, as normalised VAE latents."""
+
+    name: ClassVar[str] = "decoder"
+    reads: ClassVar[tuple[str, ...]] = ("vae", "clip")
+    model: MMDiT = MMDiT()
+    vae: AutoencoderKL = AutoencoderKL()
+    clip: CLIP = CLIP(TextTower(), VisionTower(), 256)
+    factor: int = 2
+    """How much smaller than the data its pictures are; the upsampler makes up for it."""
+    process: Process = Process(Flow(), Velocity())
+    times: Times = LogitNormal()
+    drop_image: float = 0.1
+    """Share of the examples that lose the image embedding."""
+    drop_text: float = 0.1
+    """Share of the examples that lose the caption."""
+    embedding_noise: float = 0.0
+    """Standard deviation of noise on the image embedding in training: the prior's draws are not exact either."""
+    sampler: Sampler = Heun(16)
+    guidance: Guidance = Guidance(3.0)
+
+    def init(self, rng: Array, batch: Batch) -> Params:
+        c = self.vae.latent_channels
+        side = self.model.patch * 2
+        context = jnp.zeros((1, batch["tokens"].shape[1], self.clip.text.width))
+        pooled = jnp.zeros((1, self.clip.embedding))
+        return self.model.init(rng, jnp.zeros((1, side, side, c)), jnp.zeros(1), context, pooled)["params"]
+
+    def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
+        return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
+
+    def image_features(self, frozen: dict, image: Array) -> Features:
+        return {
+            "latent": encode(self.vae, frozen["vae"], downscale(image, self.factor)),
+            "image_embedding": image_embedding(self.clip, frozen["clip"], image),
+        }
+
+    def text_features(self, frozen: dict, tokens: Array) -> Features:
+        return {"text_features": text_embedding(self.clip, frozen["clip"], tokens)[0]}
+
+    def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        keys = jax.random.split(rng, 4)
+        clean, pooled = batch["latent"], batch["image_embedding"]
+        b = clean.shape[0]
+        pooled = pooled + self.embedding_noise * jax.random.normal(keys[0], pooled.shape)
+        pooled = pooled * keep(keys[1], b, self.drop_image)[:, None]
+        context = batch["text_features"] * keep(keys[2], b, self.drop_text)[:, None, None]
+        network = self.network(params, context, pooled)
+        return flow_loss(network, self.process, self.times, keys[3], clean), {}
+
+    def network(self, params: Params, context: Array, pooled: Array):
+        """(x_t, t) -> the model's output under these conditions."""
+        return lambda x, t: self.model.apply({"params": params}, x, t, context, pooled)
+
+    def sample(self, params: Params, rng: Array, condition: Batch, side: int) -> Latent:
+        """Latents [b,side,side,c] for ``image_embedding`` [b,e] and ``text_features`` [b,l,d]."""
+        context, pooled = condition["text_features"], condition["image_embedding"]
+        noise = jax.random.normal(rng, (context.shape[0], side, side, self.vae.latent_channels))
+        condition = (context, pooled)
+        null = jax.tree.map(jnp.zeros_like, condition)
+        guided = self.guidance.paired(
+            lambda x, t, given: self.process.denoiser(self.network(params, *given))(x, t), condition, null
+        )
+        return self.sampler(guided, noise, self.process.schedule, rng)
+
+    def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
+        """The true small pictures as the VAE decodes them, then samples for the same captions and embeddings."""
+        drawn = self.sample(params, rng, batch, batch["latent"].shape[1])
+        return decode(self.vae, frozen["vae"], jnp.concatenate([batch["latent"], drawn]))

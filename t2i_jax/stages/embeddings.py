@@ -1,0 +1,35 @@
+"""CLIP embeddings as the prior and the decoder see them, and the conditions that are dropped for guidance.
+
+An embedding is divided by its norm and multiplied by sqrt(e), so that each component has mean square 1: the
+diffusion prior's noise has the same size as what it hides (DALL-E 2's code scales by 17.2 for the same reason).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from t2i_jax.models.clip import CLIP
+from t2i_jax.types import Embedding, Features, Params, Pixels, Tokens, normalize
+
+
+def unit(embedding: Embedding) -> Embedding:
+    """Scales each row to norm sqrt(e)."""
+    width = embedding.shape[-1]
+    norm = jnp.linalg.norm(embedding.astype(jnp.float32), axis=-1, keepdims=True)
+    return embedding * (width**0.5 / jnp.maximum(norm, 1e-6))
+
+
+def image_embedding(clip: CLIP, params: Params, pixels: Pixels) -> Embedding:
+    """uint8 pixels [b,h,w,3] to image embeddings [b,e] of norm sqrt(e)."""
+    return unit(clip.apply({"params": params}, normalize(pixels), method="encode_image"))
+
+
+def text_embedding(clip: CLIP, params: Params, tokens: Tokens) -> tuple[Features, Embedding]:
+    """Tokens [b,l] to token features [b,l,d] and text embeddings [b,e] of norm sqrt(e)."""
+    features, embedding = clip.apply({"params": params}, tokens, method="encode_text")
+    return features, unit(embedding)
+
+
+def keep(rng: Array, b: int, drop: float) -> Float[Array, "b"]:
+    """1 for the examples that keep a condition, 0 for those (a share ``drop``) that lose it."""
+    return jax.random.bernoulli(rng, 1.0 - drop, (b,)).astype(jnp.float32)

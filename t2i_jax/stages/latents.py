@@ -1,0 +1,36 @@
+"""Pictures to normalised latents and back, by a frozen VAE.
+
+The generators see latents with mean 0 and standard deviation 1 per channel. The statistics are measured once, when
+the VAE has been trained, and live beside its weights: ``params = {"model": ..., "mean": [c], "std": [c]}``.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.types import Image, Latent, Params, Pixels, normalize
+
+
+def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Latent:
+    """uint8 pixels [b,h,w,3] to the mean of the posterior, normalised per channel: [b,h/f,w/f,c]."""
+    mean, _ = vae.apply({"params": params["model"]}, normalize(pixels), method="encode")
+    return (mean - params["mean"]) / params["std"]
+
+
+def decode(vae: AutoencoderKL, params: Params, latent: Latent) -> Image:
+    """Normalised latents [b,h,w,c] to a picture [b,h*f,w*f,3] in [-1, 1] (clipped)."""
+    latent = latent * params["std"] + params["mean"]
+    return jnp.clip(vae.apply({"params": params["model"]}, latent, method="decode"), -1.0, 1.0)
+
+
+def downscale(pixels: Pixels, factor: int) -> Pixels:
+    """Mean over ``factor`` x ``factor`` squares, rounded: the low-resolution picture that the decoder paints."""
+    b, h, w, c = pixels.shape
+    small = pixels.astype(jnp.float32).reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+    return jnp.round(small).astype(jnp.uint8)
+
+
+def enlarge(latent: Latent, factor: int) -> Latent:
+    """Nearest-neighbour enlargement of a latent: what the upsampler reads beside its noise."""
+    b, h, w, c = latent.shape
+    return jax.image.resize(latent, (b, h * factor, w * factor, c), "nearest")

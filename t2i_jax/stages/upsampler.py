@@ -1,0 +1,96 @@
+"""The upsampler as a stage: the latents of a small picture to those of a larger one.
+
+The same MM-DiT as the decoder, with the enlarged low-resolution latents beside the noise on the channel axis. In
+training they carry noise of a random level, so that the upsampler mends the decoder's errors instead of enlarging them
+(Ho et al., https://arxiv.org/abs/2106.15282, section 4). Its context is one token, the image embedding.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from t2i_jax.diffusion.process import Process, Velocity
+from t2i_jax.diffusion.samplers import Heun, Sampler
+from t2i_jax.diffusion.schedules import Flow
+from t2i_jax.diffusion.times import LogitNormal, Times
+from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.models.mmdit import MMDiT
+from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.stages.base import Features, Stage
+from t2i_jax.stages.embeddings import image_embedding, keep
+from t2i_jax.stages.flow import flow_loss, vae_params
+from t2i_jax.stages.latents import decode, downscale, encode, enlarge
+from t2i_jax.stages.prior import clip_params
+from t2i_jax.types import Batch, Embedding, Latent, Params
+
+
+@dataclass(frozen=True)
+class UpsamplerStage(Stage):
+    """Trains ``MMDiT`` with ``in_channels = 2 * latent_channels`` to enlarge latents ``factor`` times."""
+
+    name: ClassVar[str] = "upsampler"
+    reads: ClassVar[tuple[str, ...]] = ("vae", "clip")
+    model: MMDiT = MMDiT()
+    vae: AutoencoderKL = AutoencoderKL()
+    clip: CLIP = CLIP(TextTower(), VisionTower(), 256)
+    factor: int = 2
+    """Side of the large picture over side of the small one."""
+    process: Process = Process(Flow(), Velocity())
+    times: Times = LogitNormal()
+    blur: float = 0.3
+    """Largest noise level (as time of the flow) on the low-resolution latents in training."""
+    drop_image: float = 0.1
+    """Share of the examples that lose the image embedding."""
+    sampler: Sampler = Heun(8)
+
+    def init(self, rng: Array, batch: Batch) -> Params:
+        side = self.model.patch * 2
+        x = jnp.zeros((1, side, side, 2 * self.vae.latent_channels))
+        pooled = jnp.zeros((1, self.clip.embedding))
+        return self.model.init(rng, x, jnp.zeros(1), pooled[:, None], pooled)["params"]
+
+    def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
+        return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
+
+    def image_features(self, frozen: dict, image: Array) -> Features:
+        return {
+            "latent": encode(self.vae, frozen["vae"], image),
+            "small": encode(self.vae, frozen["vae"], downscale(image, self.factor)),
+            "image_embedding": image_embedding(self.clip, frozen["clip"], image),
+        }
+
+    def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        keys = jax.random.split(rng, 4)
+        small, pooled = batch["small"], batch["image_embedding"]
+        b = small.shape[0]
+        level = self.blur * jax.random.uniform(keys[0], (b,))
+        small = self.process.corrupt(small, jax.random.normal(keys[1], small.shape), level)
+        pooled = pooled * keep(keys[2], b, self.drop_image)[:, None]
+        network = self.network(params, small, pooled)
+        return flow_loss(network, self.process, self.times, keys[3], batch["latent"]), {}
+
+    def network(self, params: Params, small: Latent, pooled: Embedding):
+        """(x_t, t) -> the model's output beside this low-resolution latent."""
+        large = enlarge(small, self.factor)
+
+        def apply(x: Latent, t: Array) -> Latent:
+            beside = jnp.concatenate([x, large], axis=-1)
+            return self.model.apply({"params": params}, beside, t, pooled[:, None], pooled)
+
+        return apply
+
+    def sample(self, params: Params, rng: Array, condition: Batch) -> Latent:
+        """Latents [b,factor*h,factor*w,c] for ``small`` [b,h,w,c] and ``image_embedding`` [b,e]."""
+        small, pooled = condition["small"], condition["image_embedding"]
+        b, h, w, c = small.shape
+        noise = jax.random.normal(rng, (b, h * self.factor, w * self.factor, c))
+        plain = self.process.denoiser(self.network(params, small, pooled))
+        return self.sampler(plain, noise, self.process.schedule, rng)
+
+    def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
+        """The true pictures as the VAE decodes them, then what the upsampler makes of their small versions."""
+        drawn = self.sample(params, rng, batch)
+        return decode(self.vae, frozen["vae"], jnp.concatenate([batch["latent"], drawn]))

@@ -1,0 +1,89 @@
+"""The KL autoencoder as a stage: pictures to latents and back.
+
+Loss: L1 + squared error + a multi-scale gradient term + a small KL term (Kingma & Welling,
+https://arxiv.org/abs/1312.6114; Rombach et al., https://arxiv.org/abs/2112.10752). A batch is seen at two scales: random
+crops of the picture at its size, and the whole picture made ``factor`` times smaller, because the decoder stage paints
+small pictures that the same VAE must decode.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.stages.base import Stage
+from t2i_jax.stages.latents import downscale
+from t2i_jax.types import Batch, Image, Params, normalize
+
+
+@dataclass(frozen=True)
+class VAEStage(Stage):
+    """Trains ``AutoencoderKL`` on pictures; ``params = {"model", "mean" [c], "std" [c]}``."""
+
+    name: ClassVar[str] = "vae"
+    model: AutoencoderKL = AutoencoderKL()
+    factor: int = 2
+    """How much smaller the decoder's pictures are than the upsampler's."""
+    crop: int = 32
+    """Side of the crops that the loss sees, in pixels; 0 takes whole pictures."""
+    squared: float = 1.0
+    """Weight of the squared error beside L1."""
+    gradient: float = 0.5
+    """Weight of the L1 distance between the pictures' differences along rows and columns (keeps edges sharp)."""
+    kl: float = 1e-6
+    """Weight of the KL divergence, summed over a latent and averaged over the batch."""
+
+    def init(self, rng: Array, batch: Batch) -> Params:
+        model = self.model.init(rng, normalize(batch["image"][:1]))["params"]
+        c = self.model.latent_channels
+        return {"model": model, "mean": jnp.zeros(c), "std": jnp.ones(c)}
+
+    def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        crops, sample = jax.random.split(rng)
+        image = self.views(crops, batch["image"])
+        out, mean, logvar = self.model.apply({"params": params["model"]}, image, sample)
+        error = out - image
+        absolute, squared = jnp.abs(error).mean(), jnp.square(error).mean()
+        edges = jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar).sum((1, 2, 3)).mean()
+        loss = absolute + self.squared * squared + self.gradient * edges + self.kl * kl
+        return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0), "kl": kl, "latent_std": mean.std()}
+
+    def views(self, rng: Array, pixels: Array) -> Image:
+        """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller (both ``crop`` wide)."""
+        b, h, w, _ = pixels.shape
+        if not self.crop or self.crop >= h:
+            return normalize(pixels)
+        if self.crop * self.factor != h:
+            raise ValueError(
+                f"VAEStage: crop {self.crop} times factor {self.factor} is not the picture's side {h}; "
+                f"set crop to {h // self.factor} or to 0"
+            )
+        offsets = jax.random.randint(rng, (b // 2, 2), 0, h - self.crop + 1)
+        size = (self.crop, self.crop, 3)
+        cut = jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), size))(pixels[: b // 2], offsets)
+        return normalize(jnp.concatenate([cut, downscale(pixels[b // 2 :], self.factor)]))
+
+    def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
+        """The pictures, then their reconstructions."""
+        image = normalize(batch["image"])
+        out, _, _ = self.model.apply({"params": params["model"]}, image)
+        return jnp.clip(jnp.concatenate([image, out]), -1.0, 1.0)
+
+    def finish(self, params: Params, frozen: dict, batches: Iterator[Batch]) -> Params:
+        """Measures the latents' mean and standard deviation per channel over 16 batches, both scales alike."""
+        encode = jax.jit(lambda p, x: self.model.apply({"params": p}, normalize(x), method="encode")[0])
+        small = jax.jit(downscale, static_argnums=1)
+        sums, squares, count = 0.0, 0.0, 0
+        for _, batch in zip(range(16), batches, strict=False):
+            for pixels in (batch["image"], small(batch["image"], self.factor)):
+                flat = encode(params["model"], pixels).reshape(-1, self.model.latent_channels)
+                weight = 1.0 if pixels is batch["image"] else float(self.factor**2)  # few latents in a small picture
+                sums, squares = sums + weight * flat.sum(0), squares + weight * jnp.square(flat).sum(0)
+                count += weight * flat.shape[0]
+        mean = sums / count
+        return params | {"mean": mean, "std": jnp.sqrt(jnp.maximum(squares / count - jnp.square(mean), 1e-8))}
