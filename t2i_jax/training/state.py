@@ -1,6 +1,7 @@
 """The training state: all that a step changes and a checkpoint holds."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from t2i_jax.types import Batch, Params
 class TrainState:
     """Updates done so far, the parameters, their moving average, and the optimizer's moments."""
 
-    step: Array
+    step: Any  # a scalar; like every field, its shape or its sharding in trees that describe a state
     params: Params
     ema: Params
     opt_state: optax.OptState

@@ -45,7 +45,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
-        metrics |= {"loss": value, "grad_norm": optax.global_norm(grads), "lr": optimizer.rate(state.step, steps)}
+        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "lr": optimizer.rate(state.step, steps)}
         return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     return step

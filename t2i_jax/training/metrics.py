@@ -1,0 +1,159 @@
+"""What a training says: JSON lines, TensorBoard, Weights & Biases if asked, and a line on the terminal.
+
+``metrics.jsonl`` has one object a line: ``step``, ``loss``, ``lr``, ``grad_norm``, the stage's own scalars (each the
+mean since the last line), ``examples_per_second``, ``tflops`` (reached, all devices), ``peak_share`` (of what the
+devices could do) and ``seconds`` (of training, all runs together). When a training continues from a checkpoint, later
+lines of the run that was cut off are removed.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from t2i_jax.training.run import write_whole
+
+
+class Reporter:
+    """Writes one run's metrics; ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices."""
+
+    def __init__(
+        self, name: str, path: Path, start: int, steps: int, *, examples: int, flops: float, peak: float | None,
+        tensorboard: Path | None = None, wandb: str | None = None,
+    ):  # fmt: skip
+        self.name, self.steps = name, steps
+        self.examples, self.flops, self.peak = examples, flops, peak
+        self._seconds = _keep_until(path, start)
+        self._file = path.open("a", buffering=1)
+        self._writers = [_tensorboard(tensorboard, start)] if tensorboard else []
+        self._writers += [_wandb(name, wandb)] if wandb else []
+        self._line = Line(name, start, steps)
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Start the clock of the next line; what came before (compiling, previews) does not count as training."""
+        self._clock, self._timed = time.perf_counter(), 0
+
+    def add(self, scalars: dict[str, Any]) -> None:
+        """Take in the scalars of one step."""
+        for name, value in scalars.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._count, self._timed = self._count + 1, self._timed + 1
+
+    def report(self, step: int) -> dict[str, float]:
+        """Write the means since the last report as the line of ``step``; returns it."""
+        elapsed = time.perf_counter() - self._clock
+        self._seconds += elapsed
+        values = {name: total / self._count for name, total in self._sums.items()}
+        pace = self._timed / max(elapsed, 1e-9)
+        values["examples_per_second"] = pace * self.examples
+        values["tflops"] = pace * self.flops / 1e12
+        if self.peak:
+            values["peak_share"] = pace * self.flops / self.peak
+        values["seconds"] = self._seconds
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        for write, _ in self._writers:
+            write(step, values)
+        self._line.update(step, values)
+        self._sums, self._count = {}, 0
+        self.reset()
+        return values
+
+    def say(self, text: str) -> None:
+        """One line to the user, beside the progress line."""
+        self._line.say(f"{self.name}: {text}")
+
+    def close(self) -> None:
+        self._line.close()
+        self._file.close()
+        for _, close in self._writers:
+            close()
+
+
+class Line:
+    """Progress on a terminal as one live line, elsewhere as a plain line a report."""
+
+    def __init__(self, name: str, start: int, steps: int):
+        self.name, self.start, self.steps = name, start, steps
+        self._began = time.perf_counter()
+        console = Console(stderr=True, soft_wrap=True)
+        self._console, self._progress = console, None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(24), TaskProgressColumn())
+            text = TextColumn("{task.completed}/{task.total} {task.fields[text]}")
+            self._progress = Progress(*columns, text, TimeRemainingColumn(), console=console)
+            self._task = self._progress.add_task(name, total=steps, completed=start, text="")
+            self._progress.start()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        text = f"loss {values.get('loss', float('nan')):.4f}  {values['examples_per_second']:.0f} examples/s"
+        if "peak_share" in values:
+            text += f"  {values['peak_share']:.0%} of peak"
+        if self._progress:
+            self._progress.update(self._task, completed=step, text=text)
+            return
+        left = (time.perf_counter() - self._began) / max(step - self.start, 1) * (self.steps - step)
+        details = f"lr {values.get('lr', 0.0):.2e}  grad {values.get('grad_norm', 0.0):.3f}"
+        print(f"{self.name}  {step}/{self.steps}  {text}  {details}  {_clock(left)} left", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        if self._progress:
+            self._progress.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+
+
+def _keep_until(path: Path, step: int) -> float:
+    """Cut lines after ``step`` and any half-written one; returns the seconds trained until then."""
+    if not path.exists():
+        return 0.0
+    kept, seconds = [], 0.0
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # half a line: the process was killed while it wrote
+        if record.get("step", 0) <= step:
+            kept.append(line)
+            seconds = record.get("seconds", seconds)
+    write_whole(path, "".join(line + "\n" for line in kept))
+    return seconds
+
+
+def _tensorboard(directory: Path, start: int) -> tuple:
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(directory), purge_step=start + 1)
+
+    def write(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return write, writer.close
+
+
+def _wandb(name: str, project: str) -> tuple:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "reports.wandb is set, and the package wandb is not installed: pip install wandb, or leave reports.wandb unset"
+        ) from error
+    run = wandb.init(project=project, name=name, resume="allow")
+    return lambda step, values: run.log(values, step=step), run.finish
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

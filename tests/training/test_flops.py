@@ -1,0 +1,34 @@
+import jax
+import jax.numpy as jnp
+
+from t2i_jax.training.flops import chip_peak, count_flops, peak_flops
+
+
+def test_a_matrix_product_is_two_for_each_multiply_add():
+    assert count_flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))) == 720
+
+
+def test_a_convolution_counts_window_and_channels():
+    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert count_flops(conv, jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))) == 2 * (9 * 3) * (2 * 4 * 4 * 5)
+
+
+def test_a_scan_counts_its_length_and_a_gradient_three_times_its_forward():
+    weights = jnp.ones((7, 16, 16))
+    loss = lambda w, x: jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0].sum()
+    forward = count_flops(loss, weights, jnp.ones((4, 16)))
+    assert forward == 7 * 2 * 4 * 16 * 16
+    assert count_flops(jax.jit(jax.value_and_grad(loss, (0, 1))), weights, jnp.ones((4, 16))) == 3 * forward
+
+
+def test_remat_is_counted_because_it_is_done():
+    loss = jax.checkpoint(lambda w, x: (jnp.sin(x @ w) @ w).sum())
+    plain = 2 * 2 * 4 * 16 * 16
+    assert count_flops(jax.grad(loss), jnp.ones((16, 16)), jnp.ones((4, 16))) > 2.5 * plain
+
+
+def test_the_peak_of_a_cpu_is_measured_and_of_an_unknown_chip_not_invented():
+    assert peak_flops() > 1e9
+    assert chip_peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert chip_peak("TPU v5 lite") == 197e12
+    assert chip_peak("Somebody's") is None
