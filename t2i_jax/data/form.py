@@ -1,0 +1,158 @@
+"""The one form in which data sets are kept: a TFDS directory of ArrayRecord files, with a manifest.
+
+    NAME/1.0.0/NAME-train.array_record-00000-of-00002   records: tf.train.Example, every feature text or bytes
+               dataset_info.json features.json          TFDS's own description: tfds.builder_from_directory reads it
+               manifest.json                            counts, SHA-256 of every file, digest of every split
+
+ArrayRecord has an index, so that any record is one read away, and a checksum on every block. Nothing here needs
+TensorFlow: the protocol buffer class comes with TFDS.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What was written of one split: file names in order, records in each."""
+
+    files: tuple[str, ...]
+    lengths: tuple[int, ...]
+    bytes: int
+
+
+def serialize(example: Mapping[str, bytes | str | list[str]]) -> bytes:
+    """One example as a tf.train.Example; the same bytes for the same example."""
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    features = {}
+    for name, value in example.items():
+        values = value if isinstance(value, list) else [value]
+        raw = [v.encode("utf-8", "replace") if isinstance(v, str) else v for v in values]
+        features[name] = tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=raw))
+    message = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=features))
+    return message.SerializeToString(deterministic=True)
+
+
+def parse(record: bytes) -> dict[str, list]:
+    """The feature lists of a serialised tf.train.Example: bytes, ints or floats."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    return {
+        name: list(getattr(value, value.WhichOneof("kind")).value)
+        for name, value in features.items()
+        if value.WhichOneof("kind")
+    }
+
+
+class SplitWriter:
+    """Writes one split's records in order, opening a new file after ``shard_bytes`` bytes of them.
+
+    ``group`` records are compressed together: 1 is best for pictures of tens of kilobytes, 16 for tiny ones.
+    """
+
+    def __init__(self, directory: Path, name: str, split: str, shard_bytes: int, group: int):
+        self._stem, self._directory = f"{name}-{split}", directory
+        self._shard_bytes, self._group = shard_bytes, group
+        self._writer, self._filled, self._total = None, 0, 0
+        self._parts: list[Path] = []
+        self._lengths: list[int] = []
+
+    def write(self, example: Mapping[str, bytes | str | list[str]]) -> None:
+        """Append one example."""
+        from array_record.python import array_record_module
+
+        if self._writer is None:
+            self._parts.append(self._directory / f"{self._stem}.part-{len(self._parts):05d}")
+            self._lengths.append(0)
+            self._writer = array_record_module.ArrayRecordWriter(str(self._parts[-1]), f"group_size:{self._group}")
+            self._filled = 0
+        record = serialize(example)
+        self._writer.write(record)
+        self._lengths[-1] += 1
+        self._filled += len(record)
+        self._total += len(record)
+        if self._filled >= self._shard_bytes:
+            self._end_file()
+
+    def close(self) -> Shards:
+        """End the last file and give all files their names, which hold how many there are."""
+        self._end_file()
+        files = [f"{self._stem}.array_record-{i:05d}-of-{len(self._parts):05d}" for i in range(len(self._parts))]
+        for part, file in zip(self._parts, files):
+            part.rename(self._directory / file)
+        return Shards(tuple(files), tuple(self._lengths), self._total)
+
+    def _end_file(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def write_metadata(
+    directory: Path,
+    name: str,
+    version: str,
+    splits: Mapping[str, Shards],
+    fields: Mapping[str, bool],
+    shape: tuple[int | None, int | None, int],
+    description: str,
+) -> None:
+    """dataset_info.json and features.json, as TFDS writes them. ``fields``: the texts; True for a list."""
+    import tensorflow_datasets as tfds
+
+    kinds = tfds.features
+    features = {"image": kinds.Image(shape=shape)}
+    features |= {name: kinds.Sequence(kinds.Text()) if many else kinds.Text() for name, many in fields.items()}
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory,
+        dataset_name=name,
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=features,
+        version=version,
+        filename_template=template,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=list(shards.lengths), num_bytes=shards.bytes, filename_template=template
+            )
+            for split, shards in splits.items()
+        ],
+        check_data=False,
+        description=description,
+    )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def split_digest(files: Mapping[str, str]) -> str:
+    """Digest of a split from the digests of its files, by file name in order."""
+    return hashlib.sha256("".join(f"{name} {files[name]}\n" for name in sorted(files)).encode()).hexdigest()
+
+
+def write_manifest(directory: Path, splits: Mapping[str, Shards], **facts) -> dict:
+    """manifest.json: ``facts`` beside the records, files, sizes and digests of every split. Returns what it wrote."""
+    manifest = {**facts, "splits": {}}
+    for split, shards in splits.items():
+        digests = {file: file_digest(directory / file) for file in shards.files}
+        manifest["splits"][split] = {
+            "records": sum(shards.lengths),
+            "bytes": sum((directory / file).stat().st_size for file in shards.files),
+            "digest": split_digest(digests),
+            "files": digests,
+        }
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return manifest

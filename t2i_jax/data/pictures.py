@@ -1,0 +1,102 @@
+"""Bytes of a picture to RGB pixels, on the CPU with Pillow, never trusting the file.
+
+The header is read before anything is decoded: a PNG of 48 KB can decode to 1.2 GB. Palettes, grey, CMYK, 16-bit,
+transparency (over white), animation (first frame) and EXIF rotation all end as the RGB picture that a viewer shows.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+
+
+class BadPicture(ValueError):
+    """A picture that can't be used; ``reason`` is one of a few fixed phrases, fit for counting."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+def open_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture with only its header read: ``format``, ``size``, ``mode``. Raises BadPicture."""
+    if not data:
+        raise BadPicture("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadPicture("too many pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadPicture("not a picture") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise BadPicture("does not decode", str(error)) from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise BadPicture("too many pixels", f"{width}×{height} by its header, {max_pixels} are allowed")
+    return picture
+
+
+def decode(data: bytes, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The RGB picture that a viewer shows. Raises BadPicture.
+
+    ``at_least``: sides this long are enough; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, which is
+    several times faster.
+    """
+    picture = open_header(data, max_pixels)
+    try:
+        if at_least and picture.format == "JPEG":
+            picture.draft(None, (at_least, at_least))
+        if picture.format in ("JPEG", "TIFF", "WEBP", "PNG"):
+            picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I;16") or picture.mode == "I":
+            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            return Image.alpha_composite(white, picture).convert("RGB")
+        return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise BadPicture("does not decode", str(error)) from error
+
+
+def fit(picture: Image.Image, size: int) -> np.ndarray:
+    """The centre square at size × size, antialiased: uint8 [size, size, 3]."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    if side == size:
+        picture = picture.crop((int(left), int(top), int(left) + size, int(top) + size))
+    else:
+        picture = picture.resize(
+            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=2.0
+        )
+    return np.asarray(picture)
+
+
+def pixels(data: bytes, size: int) -> np.ndarray:
+    """Decode, centre square, resize: uint8 [size, size, 3]. Raises BadPicture."""
+    return fit(decode(data, at_least=size), size)
+
+
+def canonical(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[bytes, tuple[int, int]]:
+    """Bytes that every decoder reads alike, and (height, width). Raises BadPicture.
+
+    PNG and JPEG in grey, palette or RGB without transparency and rotation stay byte for byte; all else becomes PNG.
+    """
+    header = open_header(data, max_pixels)
+    kind, plain = header.format, header.mode in ("L", "P", "RGB", "1") and not header.has_transparency_data
+    turned = header.getexif().get(0x0112, 1) != 1
+    picture = decode(data, max_pixels=max_pixels)
+    size = (picture.height, picture.width)
+    if kind in ("PNG", "JPEG") and plain and not turned:
+        return data, size
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
+    return out.getvalue(), size
