@@ -2,7 +2,8 @@
 
 Image tokens and text tokens keep weights of their own and meet in one attention; time and the pooled condition shift,
 scale and gate every layer of both streams (Esser et al., https://arxiv.org/abs/2403.03206, section 4 and figure 2;
-adaLN-zero of Peebles & Xie, https://arxiv.org/abs/2212.09748). The same function as diffusers' ``SD3Transformer2DModel``.
+adaLN-zero of Peebles & Xie, https://arxiv.org/abs/2212.09748). It computes what diffusers' ``SD3Transformer2DModel``
+does.
 
     model = MMDiT(patch=2, in_channels=16, out_channels=16, width=256, depth=8, heads=4)
     velocity = model.apply(params, latent, time, context, pooled)      # [b,h,w,c], [b], [b,l,d], [b,e] -> [b,h,w,c]
@@ -23,6 +24,7 @@ from t2i_jax.types import Embedding, Features, Latent, Time
 
 FREQUENCIES = 256
 Stream = Float[Array, "b n d"]
+TextStream = Float[Array, "b l d"]
 Vector = Float[Array, "b d"]
 
 
@@ -54,7 +56,7 @@ class MMDiT(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, latent: Latent, time: Time, context: Features, pooled: Embedding) -> Latent:
+    def __call__(self, latent: Latent, time: Time, context: Features, pooled: Embedding) -> Float[Array, "b h w o"]:
         """Output [b,h,w,out_channels], float32; ``time`` [b] in [0, 1].
 
         Raises ValueError where the patch does not divide the latent or the latent is larger than the grid.
@@ -63,8 +65,8 @@ class MMDiT(nn.Module):
         p = self.patch
         if h % p or w % p or c != self.in_channels or max(h, w) > p * self.grid:
             raise ValueError(
-                f"MMDiT: latent {h}x{w}x{c} with patch={p}, in_channels={self.in_channels}, grid={self.grid}: sides must "
-                f"be multiples of patch and at most patch*grid, channels equal to in_channels"
+                f"MMDiT: latent {h}x{w}x{c} with patch={p}, in_channels={self.in_channels}, grid={self.grid}: sides "
+                f"must be multiples of patch and at most patch*grid, channels equal to in_channels"
             )
         dense = partial(nn.Dense, dtype=self.dtype)
         x = dense(self.width, name="patches")(rearrange(latent, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p))
@@ -102,7 +104,7 @@ class JointBlock(nn.Module):
     last: bool = False
 
     @nn.compact
-    def __call__(self, x: Stream, text: Stream, condition: Vector) -> tuple[Stream, Stream]:
+    def __call__(self, x: Stream, text: TextStream, condition: Vector) -> tuple[Stream, TextStream]:
         d, dtype = self.width, self.dtype
         dense = partial(nn.Dense, dtype=dtype)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(zeros(6 * d, dtype, "modulation")(condition), 6, -1)
@@ -114,7 +116,8 @@ class JointBlock(nn.Module):
 
         n = x.shape[1]
         images = self.heads_of(dense(3 * d, name="qkv")(modulate(x, shift1, scale1, dtype)), "")
-        texts = self.heads_of(dense(3 * d, name="context_qkv")(modulate(text, context_shift1, context_scale1, dtype)), "context_")
+        given = modulate(text, context_shift1, context_scale1, dtype)
+        texts = self.heads_of(dense(3 * d, name="context_qkv")(given), "context_")
         mixed = attention(*(jnp.concatenate(pair, axis=1) for pair in zip(images, texts, strict=True)))
         mixed = rearrange(mixed, "b n k d -> b n (k d)")
 

@@ -52,7 +52,7 @@ class PriorTransformer(nn.Module):
         b, length, _ = features.shape
         if length != self.context:
             raise ValueError(f"PriorTransformer: {length} token features with context={self.context}; they must agree")
-        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, name=name)
         query = self.param("query", nn.initializers.normal(0.02), (self.width,), jnp.float32)
         place = self.param("position", nn.initializers.normal(0.02), (length + EXTRA, self.width), jnp.float32)
         single = [

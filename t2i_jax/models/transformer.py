@@ -36,8 +36,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Stream, mask: Mask | None) -> Stream:
-        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)  # noqa: E731
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         qkv = rearrange(dense(3 * self.width, "qkv")(norm("norm1")(x)), "b l (s k d) -> s b l k d", s=3, k=self.heads)
         mixed = attention(*qkv, mask)
         x = x + dense(self.width, "out")(rearrange(mixed, "b l k d -> b l (k d)"))

@@ -54,6 +54,10 @@ class Stage:
         """
         raise NotImplementedError
 
+    def vocabulary(self) -> int | None:
+        """How many token ids its model knows; None for a stage that reads no tokens. The tokenizer must fit in."""
+        return None
+
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
         """Parameters of the stages in ``reads`` as this stage would initialise them.
 

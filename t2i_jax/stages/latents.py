@@ -6,31 +6,32 @@ the VAE has been trained, and live beside its weights: ``params = {"model": ...,
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
 
 from t2i_jax.models.vae import AutoencoderKL
-from t2i_jax.types import Image, Latent, Params, Pixels, normalize
+from t2i_jax.types import Latent, Params, Pixels, normalize
 
 
-def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Latent:
+def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Float[Array, "b i j c"]:
     """uint8 pixels [b,h,w,3] to the mean of the posterior, normalised per channel: [b,h/f,w/f,c]."""
     mean, _ = vae.apply({"params": params["model"]}, normalize(pixels), method="encode")
     return (mean - params["mean"]) / params["std"]
 
 
-def decode(vae: AutoencoderKL, params: Params, latent: Latent) -> Image:
+def decode(vae: AutoencoderKL, params: Params, latent: Latent) -> Float[Array, "b i j 3"]:
     """Normalised latents [b,h,w,c] to a picture [b,h*f,w*f,3] in [-1, 1] (clipped)."""
     latent = latent * params["std"] + params["mean"]
     return jnp.clip(vae.apply({"params": params["model"]}, latent, method="decode"), -1.0, 1.0)
 
 
-def downscale(pixels: Pixels, factor: int) -> Pixels:
+def downscale(pixels: Pixels, factor: int) -> UInt8[Array, "b i j 3"]:
     """Mean over ``factor`` x ``factor`` squares, rounded: the low-resolution picture that the decoder paints."""
     b, h, w, c = pixels.shape
     small = pixels.astype(jnp.float32).reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
     return jnp.round(small).astype(jnp.uint8)
 
 
-def enlarge(latent: Latent, factor: int) -> Latent:
+def enlarge(latent: Latent, factor: int) -> Float[Array, "b i j c"]:
     """Nearest-neighbour enlargement of a latent: what the upsampler reads beside its noise."""
     b, h, w, c = latent.shape
     return jax.image.resize(latent, (b, h * factor, w * factor, c), "nearest")

@@ -77,7 +77,7 @@ class PriorStage(Stage):
         return self.model.apply({"params": params}, noisy, 1000.0 * t, text, features, mask)
 
     def sample(self, params: Params, rng: Array, condition: Batch) -> Embedding:
-        """Image embeddings [b,e] of norm sqrt(e) for ``tokens``, ``text_embedding`` [b,e], ``text_features`` [b,l,d]."""
+        """Image embeddings [b,e] of norm sqrt(e) for tokens, text_embedding [b,e], text_features [b,l,d]."""
         condition = {k: condition[k] for k in ("tokens", "text_embedding", "text_features")}
         wide = jax.tree.map(lambda x: jnp.repeat(x, self.candidates, axis=0), condition)
         rows = wide["tokens"].shape[0]

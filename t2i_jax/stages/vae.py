@@ -1,8 +1,8 @@
 """The KL autoencoder as a stage: pictures to latents and back.
 
 Loss: L1 + squared error + a multi-scale gradient term + a small KL term (Kingma & Welling,
-https://arxiv.org/abs/1312.6114; Rombach et al., https://arxiv.org/abs/2112.10752). A batch is seen at two scales: random
-crops of the picture at its size, and the whole picture made ``factor`` times smaller, because the decoder stage paints
+https://arxiv.org/abs/1312.6114; Rombach et al., https://arxiv.org/abs/2112.10752). A batch is seen at two scales:
+random crops of the picture at its size, and the whole picture made ``factor`` times smaller, because the decoder stage paints
 small pictures that the same VAE must decode.
 """
 
@@ -79,7 +79,7 @@ class VAEStage(Stage):
         encode = jax.jit(lambda p, x: self.model.apply({"params": p}, normalize(x), method="encode")[0])
         small = jax.jit(downscale, static_argnums=1)
         sums, squares, count = 0.0, 0.0, 0
-        for _, batch in zip(range(16), batches, strict=False):
+        for _, batch in zip(range(16), batches):
             for pixels in (batch["image"], small(batch["image"], self.factor)):
                 flat = encode(params["model"], pixels).reshape(-1, self.model.latent_channels)
                 weight = 1.0 if pixels is batch["image"] else float(self.factor**2)  # few latents in a small picture

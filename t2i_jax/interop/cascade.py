@@ -1,0 +1,47 @@
+"""A whole run as folders of the reference libraries: one a stage, with the tokenizer beside the text tower."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from t2i_jax.interop.files import export_model
+from t2i_jax.stages import VAEStage
+from t2i_jax.training.checkpoint import load_params
+from t2i_jax.training.run import read_experiment
+
+STAGES = ("vae", "clip", "prior", "decoder", "upsampler")
+
+
+def export_cascade(run: str | Path, out: str | Path) -> list[str]:
+    """Writes every trained stage of ``run`` (averaged parameters) below ``out``; returns the stages' names.
+
+    Embeddings enter prior and decoder divided by their norm and multiplied by sqrt(e): the prior's ``clip_std`` undoes
+    the factor. Latents are normalised by ``latents_mean`` and ``latents_std`` of the VAE's config. Raises
+    FileNotFoundError where ``run`` has no trained stage.
+    """
+    run, out = Path(run), Path(out)
+    present = [name for name in STAGES if (run / name / "config.json").is_file()]
+    if not present:
+        raise FileNotFoundError(f"{run} has no trained stage: expected one of the folders {', '.join(STAGES)} in it")
+    for name in present:
+        stage = read_experiment(run / name).stage
+        params, step = load_params(run / name)
+        extra: dict = {"t2i_jax_step": int(step)}
+        if isinstance(stage, VAEStage):
+            extra |= {"latents_mean": params["mean"].tolist(), "latents_std": params["std"].tolist()}
+            params = params["model"]
+        if name == "prior":
+            extra["clip_std"] = np.full(stage.model.embedding, stage.model.embedding**-0.5)
+        export_model(stage.model, params, out / name, extra)
+        if name == "clip":
+            side = stage.model.vision.image_size
+            pixels = {
+                "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side},
+                "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_rescale": True,
+                "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+            }  # fmt: skip
+            (out / name / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2) + "\n")
+            shutil.copyfile(run / "tokenizer.model", out / name / "tokenizer.model")
+    return present
