@@ -28,7 +28,7 @@ _NAME = re.compile(r"^\w+(?:/[\w.-]+)?(?::[\d.]+)?$")
 _WHOLE = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """One split of a data set. ``len(dataset)`` examples, read by index."""
 

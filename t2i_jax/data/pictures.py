@@ -51,9 +51,10 @@ def decode(data: bytes, at_least: int | None = None, max_pixels: int = MAX_PIXEL
     """
     picture = open_header(data, max_pixels)
     try:
+        turned = _is_turned(picture)
         if at_least and picture.format == "JPEG":
             picture.draft(None, (at_least, at_least))
-        if picture.format in ("JPEG", "TIFF", "WEBP", "PNG"):
+        if turned:
             picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I;16") or picture.mode == "I":
             return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
@@ -64,6 +65,22 @@ def decode(data: bytes, at_least: int | None = None, max_pixels: int = MAX_PIXEL
         return picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ZeroDivisionError) as error:
         raise BadPicture("does not decode", str(error)) from error
+
+
+def is_plain(header: Image.Image) -> bool:
+    """Whether every decoder reads the picture alike: PNG or JPEG in grey, palette or RGB of 8 bits, not transparent,
+    not rotated by EXIF, not animated."""
+    return (
+        header.format in ("PNG", "JPEG")
+        and header.mode in ("1", "L", "P", "RGB")
+        and not header.has_transparency_data
+        and not _is_turned(header)
+        and getattr(header, "n_frames", 1) == 1
+    )
+
+
+def _is_turned(header: Image.Image) -> bool:
+    return "exif" in header.info and header.getexif().get(0x0112, 1) != 1
 
 
 def fit(picture: Image.Image, size: int) -> np.ndarray:
@@ -88,14 +105,11 @@ def pixels(data: bytes, size: int) -> np.ndarray:
 def canonical(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[bytes, tuple[int, int]]:
     """Bytes that every decoder reads alike, and (height, width). Raises BadPicture.
 
-    PNG and JPEG in grey, palette or RGB without transparency and rotation stay byte for byte; all else becomes PNG.
+    A plain picture stays byte for byte; all else becomes PNG.
     """
-    header = open_header(data, max_pixels)
-    kind, plain = header.format, header.mode in ("L", "P", "RGB", "1") and not header.has_transparency_data
-    turned = header.getexif().get(0x0112, 1) != 1
     picture = decode(data, max_pixels=max_pixels)
     size = (picture.height, picture.width)
-    if kind in ("PNG", "JPEG") and plain and not turned:
+    if is_plain(open_header(data, max_pixels)):
         return data, size
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)

@@ -1,0 +1,95 @@
+"""Batches of a training as a pure function of the step number.
+
+    for batch in batches(data, dataset, tokenizer, seed=0, start_step=1000):
+        batch["image"]      uint8 [b, h, w, 3]
+        batch["tokens"]     int32 [b, l]
+        batch["index"]      int32 [b]   which example
+        batch["caption"]    int32 [b]   which of its texts, in the order of ops.texts_of
+        batch["flipped"]    bool  [b]   whether the picture is mirrored
+
+Global indices come from order.py and the choices from ops.py, so the state of the pipeline is the step. Each process
+makes its contiguous share of the global batch, and together they make what one process would. Small splits are decoded
+once (memory.py), large ones are read by index and decoded by tf.data a few steps ahead (stream.py).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from t2i_jax.data.checks import check_bad, check_captions, fits_memory
+from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.memory import decoded
+from t2i_jax.data.ops import choose_flips, choose_texts, may_flip, texts_of
+from t2i_jax.data.order import Shares
+from t2i_jax.data.settings import Data
+from t2i_jax.text.tokenizer import Tokenizer
+
+_SAMPLE = 4096
+
+
+def batches(
+    data: Data,
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    images: bool = True,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The endless row of batches from ``start_step`` on, of this process's share; see the module.
+
+    ``images=False`` leaves the pictures out and costs next to nothing, for training on cached features.
+
+    Raises ValueError at once, not at the first batch, for a batch that the processes can't share, for captions longer
+    than the context unless ``data.truncate`` (of a split too large for memory, 4,096 evenly spaced examples are looked
+    at), and for a split in memory with more than ``data.max_bad`` unusable examples.
+    """
+    shares = Shares(seed, data.batch, len(dataset), process_index, process_count)
+    if not fits_memory(data, dataset):
+        from t2i_jax.data.stream import Stream
+
+        sample = range(0, len(dataset), -(-len(dataset) // _SAMPLE))
+        check_captions(data, [record["captions"] for record in dataset.records(sample)], tokenizer)
+        return Stream(data, dataset, tokenizer, shares, start_step, images)
+    found = decoded(dataset, data.image_size)
+    check_captions(data, found.captions, tokenizer)
+    check_bad(data, found.reasons(), len(dataset))
+    return _from_memory(Table(data, found.captions, tokenizer), shares, start_step, found.images if images else None)
+
+
+def _from_memory(
+    table: "Table", shares: Shares, step: int, images: np.ndarray | None
+) -> Iterator[dict[str, np.ndarray]]:
+    while True:
+        epoch, index = shares(step)
+        batch = table.batch(shares.seed, epoch, index)
+        if images is not None:
+            pictures = images[index]
+            flipped = np.flatnonzero(batch["flipped"])
+            pictures[flipped] = pictures[flipped, :, ::-1]
+            batch["image"] = pictures
+        yield batch
+        step += 1
+
+
+class Table:
+    """Tokens of all texts of a split and what may be flipped, for reading rows by visit."""
+
+    def __init__(self, data: Data, captions: list[list[str]], tokenizer: Tokenizer):
+        texts = [texts_of(row, data.keyword_probability > 0) for row in captions]
+        self._tokens = tokenizer([text for row in texts for text in row], data.context)
+        self._first = np.cumsum([0, *map(len, texts)])[:-1]
+        self._count = np.array([len(row) for row in captions])
+        self._may_flip = np.array([data.flip and may_flip(row) for row in captions])
+        self._keyword_probability = data.keyword_probability
+
+    def batch(self, seed: int, epoch: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        """All of a batch but the image."""
+        caption = choose_texts(seed, epoch, index, self._count[index], self._keyword_probability)
+        return {
+            "tokens": self._tokens[self._first[index] + caption],
+            "index": index.astype(np.int32),
+            "caption": caption.astype(np.int32),
+            "flipped": choose_flips(seed, epoch, index, self._may_flip[index]),
+        }
