@@ -41,7 +41,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.source)
 
-    def records(self, indices: Iterable[int]) -> list[dict]:
+    def records(self, indices: Iterable) -> list[dict]:
         """Examples as dicts: ``image`` bytes as stored, ``captions`` list of str, ``key`` str, ``index`` int, and
         whatever text the data set has beside them. Raises IndexError for an index outside 0 ... len - 1."""
         indices = [operator.index(i) for i in indices]

@@ -37,7 +37,7 @@ class Records:
         index = np.asarray(indices, np.int64)
         files = np.searchsorted(self._ends, index, side="right")
         out: list[bytes] = [b""] * len(index)
-        for number in np.unique(files):
+        for number in np.unique(files).tolist():
             piece, where = self._pieces[number], np.flatnonzero(files == number)
             local = index[where] - (self._ends[number] - piece.take) + piece.skip
             try:

@@ -1,0 +1,163 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from t2i_jax.data import arrays, load_dataset
+from t2i_jax.data.build import build
+from t2i_jax.data.dataset import EMBEDDED
+
+HOME = EMBEDDED["emoji64"]
+COUNTS = {"train": 6769, "val_pair": 307, "val_concept": 314}
+
+
+@pytest.mark.parametrize("split, count", COUNTS.items())
+def test_the_embedded_set_has_its_splits_captions_and_a_licence_on_each_picture(split, count):
+    dataset = load_dataset("emoji64", split)
+    records = dataset.records(range(len(dataset)))
+    assert len(records) == count == len({r["key"] for r in records})
+    assert {r["license"] for r in records} == {"Apache-2.0", "MIT", "CC-BY-4.0"}
+    assert {r["style"] for r in records} == {"noto", "twemoji", "fluent-3d", "fluent-flat"}
+    assert all(r["captions"] and r["source"].startswith("npm:") and isinstance(r["keywords"], list) for r in records)
+    assert [r["captions"] for r in records] == dataset.captions
+
+
+def test_no_validation_picture_or_its_like_is_in_the_training_split():
+    train, pair, concept = (load_dataset("emoji64", s) for s in ("train", "val_pair", "val_concept"))
+    train, pair, concept = (d.records(range(len(d))) for d in (train, pair, concept))
+    assert not {(r["name"], r["style"]) for r in train} & {(r["name"], r["style"]) for r in pair}
+    assert not {r["name"] for r in train} & {r["name"] for r in concept}
+    assert not {r["image"] for r in train} & {r["image"] for r in pair + concept}
+
+
+def test_the_embedded_set_fits_14_mb_brings_its_notice_and_matches_its_manifest():
+    files = [p for p in HOME.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 14_000_000
+    notice = (HOME / "NOTICE.md").read_text()
+    for owner in ("Google LLC", "Twitter, Inc", "Microsoft Corporation", "Unicode, Inc.", "Miles", "CC-BY-4.0"):
+        assert owner in notice
+    manifest = json.loads((HOME / "1.0.0" / "manifest.json").read_text())
+    for facts in manifest["splits"].values():
+        for name, digest in facts["files"].items():
+            assert hashlib.sha256((HOME / "1.0.0" / name).read_bytes()).hexdigest() == digest
+
+
+def test_tfds_itself_reads_the_embedded_set_and_tensorflow_shows_the_same_pictures():
+    import tensorflow as tf
+
+    # TFDS's own numpy decoding, without OpenCV, shows a palette's indices instead of its colours: decode with TensorFlow
+    as_stored = {"image": tfds.decode.SkipDecoding()}
+    source = tfds.builder_from_directory(HOME / "1.0.0").as_data_source("val_pair", decoders=as_stored)
+    dataset = load_dataset("emoji64", "val_pair")
+    images, captions = arrays(dataset, 64)
+    assert len(source) == len(images) == len(dataset)
+    for index in (0, 17, 306):
+        np.testing.assert_array_equal(tf.io.decode_image(source[index]["image"], 3), images[index])
+        assert [c.decode() for c in source[index]["captions"]] == captions[index]
+
+
+def test_records_come_in_the_order_asked_and_outside_indices_are_refused():
+    dataset = load_dataset("emoji64", "val_pair")
+    keys = [r["key"] for r in dataset.records(range(10))]
+    again = dataset.records(np.array([7, 0, 7]))
+    assert [r["key"] for r in again] == [keys[7], keys[0], keys[7]]
+    assert [r["index"] for r in again] == [7, 0, 7]
+    assert dataset.records([]) == []
+    for index in (-1, 307):
+        with pytest.raises(IndexError, match="0 to 306"):
+            dataset.records([index])
+
+
+def test_slices_of_tfds_work_and_have_digests_of_their_own():
+    part = load_dataset("emoji64", "val_pair[5:8]")
+    assert len(part) == 3
+    assert part.records([0])[0]["key"] == load_dataset("emoji64", "val_pair").records([5])[0]["key"]
+    both = load_dataset("emoji64", "val_pair+val_concept")
+    assert len(both) == 621
+    assert both.records([307])[0]["key"] == load_dataset("emoji64", "val_concept").records([0])[0]["key"]
+    splits = ("val_pair", "val_concept", "val_pair[5:8]", "val_pair+val_concept")
+    assert len({load_dataset("emoji64", split).digest for split in splits}) == 4
+    assert load_dataset("emoji64", "val_pair").digest == load_dataset(HOME, "val_pair").digest
+
+
+def test_a_prepared_tfds_name_is_found_and_its_newest_version_taken(tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"number {i}")
+    for version in ("1.0.0", "10.0.0", "9.0.0"):
+        build(folder, tmp_path / "home" / "things", version=version)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
+    assert load_dataset("things").directory.name == "10.0.0"
+    assert load_dataset("things:9.0.0").directory.name == "9.0.0"
+    assert len(load_dataset("things")) == 3
+
+
+def test_a_digest_without_a_manifest_follows_the_content(tmp_path):
+    def copy(change: bool) -> str:
+        target = tmp_path / str(change)
+        target.mkdir()
+        for path in (HOME / "1.0.0").iterdir():
+            data = path.read_bytes()
+            if path.name != "manifest.json":
+                middle = len(data) // 2
+                flip = change and "val_pair" in path.name
+                (target / path.name).write_bytes(data[:middle] + b"\xff" * 4 + data[middle + 4 :] if flip else data)
+        return load_dataset(target, "val_pair").digest
+
+    assert copy(False) != copy(True)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    for path in (HOME / "1.0.0").iterdir():
+        data = bytearray(path.read_bytes())
+        if "val_pair" in path.name:
+            data[200_000:200_100] = bytes(100)
+        (tmp_path / path.name).write_bytes(data)
+    dataset = load_dataset(tmp_path, "val_pair")
+    with pytest.raises(ValueError, match="damaged records in .*val_pair"):
+        dataset.records(range(len(dataset)))
+
+
+@pytest.mark.parametrize(
+    "name, error, says",
+    [
+        ("emoji46", FileNotFoundError, "Did you mean 'emoji64'"),
+        ("coco_captions/2014", FileNotFoundError, "tfds build coco_captions/2014 --file_format=array_record"),
+        ("./nowhere", FileNotFoundError, "no such directory"),
+        ("/nowhere/at all", FileNotFoundError, "no such directory"),
+        ("pictures", ValueError, "t2i data build .*pictures --out"),
+        ("empty", ValueError, "is empty"),
+        ("other", ValueError, "neither a data set"),
+        ("file.txt", ValueError, "is a file"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_with_the_fix(name, error, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    for folder in ("pictures", "empty", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pictures" / "a.png").touch()
+    (tmp_path / "other" / "a.doc").touch()
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(error, match=says):
+        load_dataset(name)
+
+
+def test_an_unknown_split_names_those_there_are():
+    with pytest.raises(ValueError, match="it has train, val_concept, val_pair"):
+        load_dataset("emoji64", "validation")
+
+
+def test_reading_imports_neither_tensorflow_nor_jax_devices():
+    code = (
+        "import sys; from t2i_jax.data import load_dataset, arrays; arrays(load_dataset('emoji64', 'val_pair'), 32);"
+        "print('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
