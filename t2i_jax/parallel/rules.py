@@ -13,6 +13,7 @@ Raises ValueError, naming the leaf, where no rule matches or an axis does not di
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -43,7 +44,7 @@ def leaf_name(path: tuple) -> str:
 def shardings(tree: Params, mesh: jax.sharding.Mesh, rules: Rules = RULES) -> Params:
     """The NamedSharding of every leaf of ``tree`` (arrays or ShapeDtypeStructs), as a tree of the same shape."""
 
-    def place(path: tuple, leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(path: tuple, leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, leaf_spec(leaf_name(path), leaf.shape, dict(mesh.shape), rules))
 
     return jax.tree_util.tree_map_with_path(place, tree)

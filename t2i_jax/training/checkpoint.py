@@ -8,7 +8,7 @@ what a killed process leaves behind from being taken for a checkpoint.
 
     saver = Saver(run.checkpoints, keep=3)
     saver.save(step, state, meta)
-    state, meta = saver.restore(abstract_state)          # newest; onto any mesh
+    state = saver.restore(abstract_state)                # the newest, onto any mesh
     params, step = load_params("RUN/vae")                # the average alone, as numpy arrays
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from t2i_jax.training.state import TrainState
 from t2i_jax.types import Params
@@ -50,6 +51,7 @@ class Saver:
         """
         self._sweep()
         if step in self._manager.all_steps():
+            self.wait()
             self._manager.delete(step)
         items = state.items()
         ema = items.pop("ema")
@@ -59,15 +61,13 @@ class Saver:
         if not self._manager.save(step, args=args, force=True):
             raise RuntimeError(f"the checkpoint of step {step} was not saved in {self.directory}")
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state, placed by the shardings of ``abstract`` (ShapeDtypeStructs), and its metadata."""
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed by the shardings of ``abstract`` (ShapeDtypeStructs), whatever mesh it came from."""
         items = abstract.items()
         ema = items.pop("ema")
-        args = ocp.args.Composite(
-            train=ocp.args.StandardRestore(items), ema=ocp.args.StandardRestore(ema), meta=ocp.args.JsonRestore()
-        )
+        args = ocp.args.Composite(train=ocp.args.StandardRestore(items), ema=ocp.args.StandardRestore(ema))
         found = self._manager.restore(self.latest(), args=args)
-        return TrainState(ema=found["ema"], **found["train"]), found["meta"]
+        return TrainState(ema=found["ema"], **found["train"])
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the newest checkpoint."""
@@ -77,6 +77,12 @@ class Saver:
     def wait(self) -> None:
         """Return when everything is on disk; raises what went wrong in the background."""
         self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.wait()
@@ -111,10 +117,9 @@ def load_params(stage_dir: str | Path, step: int | None = None) -> tuple[Params,
         raise FileNotFoundError(f"{stage_dir} has {what}; {have}. Train the stage first (t2i train CONFIG).")
     step = steps[-1] if step is None else step
     path = Path(stage_dir).absolute() / "checkpoints" / str(step) / "ema"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.metadata(path).item_metadata.tree
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy)), step
+    reader = ocp.PyTreeCheckpointHandler()
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(epath.Path(path)).tree)
+    return reader.restore(epath.Path(path), args=ocp.args.PyTreeRestore(restore_args=numpy)), step
 
 
 def versions() -> dict[str, str]:

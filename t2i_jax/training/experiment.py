@@ -65,8 +65,9 @@ class Experiment:
     """Decay of the averaged parameters, which are the ones in use; warmed up as min(ema, (1 + step) / (10 + step))."""
     accumulate: int = 1
     """Micro-batches that a batch is split into, one after the other, to save memory."""
-    cache: bool = True
-    """Compute the features of frozen stages once for the whole data set and keep them on disk."""
+    cache_gb: float = 16.0
+    """Features of frozen stages are computed once for the whole data set where they take less disk than this, in GiB;
+    larger ones are computed within every step. 0 keeps none."""
     checkpoints: Checkpoints = Checkpoints()
     """When the state is saved."""
     reports: Reports = Reports()

@@ -35,11 +35,11 @@ PEAKS = {
 
 def count_flops(function: Callable, *args: Any) -> int:
     """FLOPs of ``function(*args)`` on all devices together; args may be ShapeDtypeStructs."""
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def peak_flops(devices: list[jax.Device] | None = None) -> float | None:
-    """FLOP/s that the devices could reach together: the table's, or a CPU's own float32 matrix product; None unknown."""
+    """FLOP/s that the devices could reach together: the table's, or a CPU's float32 matrix product; None: unknown."""
     devices = jax.devices() if devices is None else devices
     if devices[0].platform == "cpu":
         return _measured()
@@ -53,7 +53,8 @@ def chip_peak(kind: str) -> float | None:
     return PEAKS[max(known, key=len)] if known else None
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
+def count_jaxpr(jaxpr: core.Jaxpr) -> int:
+    """FLOPs of a traced program."""
     return sum(_COUNTS.get(eqn.primitive.name, _inner)(eqn) for eqn in jaxpr.eqns)
 
 
@@ -72,11 +73,11 @@ def _conv(eqn: core.JaxprEqn) -> int:
 
 
 def _cond(eqn: core.JaxprEqn) -> int:
-    return max(_count(branch.jaxpr) for branch in eqn.params["branches"])
+    return max(count_jaxpr(branch.jaxpr) for branch in eqn.params["branches"])
 
 
 def _scan(eqn: core.JaxprEqn) -> int:
-    return eqn.params["length"] * _count(eqn.params["jaxpr"].jaxpr)
+    return eqn.params["length"] * count_jaxpr(eqn.params["jaxpr"].jaxpr)
 
 
 def _inner(eqn: core.JaxprEqn) -> int:
@@ -85,9 +86,9 @@ def _inner(eqn: core.JaxprEqn) -> int:
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):
-                total += _count(item.jaxpr)
+                total += count_jaxpr(item.jaxpr)
             elif isinstance(item, core.Jaxpr):
-                total += _count(item)
+                total += count_jaxpr(item)
     return total
 
 

@@ -6,6 +6,7 @@ the stage expects before any minute of training is spent.
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,10 +15,10 @@ from jaxtyping import Array
 from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.checkpoint import load_params, steps_saved
-from t2i_jax.types import Batch, Params
+from t2i_jax.types import Params
 
 
-def load_frozen(stage: Stage, root: Path, rng: Array, batch: Batch) -> dict[str, Params]:
+def load_frozen(stage: Stage, root: Path, rng: Array, batch: dict[str, Any]) -> dict[str, Params]:
     """Averaged parameters (numpy) of every stage that ``stage`` reads, from the run directory ``root``.
 
     ``batch`` gives the shapes alone. Raises FileNotFoundError for a stage that has not been trained and ValueError for

@@ -6,12 +6,16 @@ devices could do) and ``seconds`` (of training, all runs together). When a train
 lines of the run that was cut off are removed.
 """
 
+import contextlib
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -19,13 +23,16 @@ from t2i_jax.training.run import write_whole
 
 
 class Reporter:
-    """Writes one run's metrics; ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices."""
+    """Writes one run's metrics, a line every ``every`` steps and at the last.
+
+    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices.
+    """
 
     def __init__(
-        self, name: str, path: Path, start: int, steps: int, *, examples: int, flops: float, peak: float | None,
-        tensorboard: Path | None = None, wandb: str | None = None,
+        self, name: str, path: Path, start: int, steps: int, every: int, *, examples: int, flops: int,
+        peak: float | None, tensorboard: Path | None = None, wandb: str | None = None,
     ):  # fmt: skip
-        self.name, self.steps = name, steps
+        self.name, self.steps, self.every = name, steps, every
         self.examples, self.flops, self.peak = examples, flops, peak
         self._seconds = _keep_until(path, start)
         self._file = path.open("a", buffering=1)
@@ -33,25 +40,49 @@ class Reporter:
         self._writers += [_wandb(name, wandb)] if wandb else []
         self._line = Line(name, start, steps)
         self._sums: dict[str, float] = {}
-        self._count = 0
-        self.reset()
+        self._count, self._pending = 0, None
+        self._clock = time.perf_counter()
 
-    def reset(self) -> None:
-        """Start the clock of the next line; what came before (compiling, previews) does not count as training."""
-        self._clock, self._timed = time.perf_counter(), 0
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside (a sample sheet) does not count as training time."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
 
-    def add(self, scalars: dict[str, Any]) -> None:
-        """Take in the scalars of one step."""
-        for name, value in scalars.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._count, self._timed = self._count + 1, self._timed + 1
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
+        """Take the metrics of a step that was just dispatched; they are read when the next one's come.
 
-    def report(self, step: int) -> dict[str, float]:
-        """Write the means since the last report as the line of ``step``; returns it."""
-        elapsed = time.perf_counter() - self._clock
+        So the host waits for step N - 1 while the devices do step N. Raises FloatingPointError where a loss is not
+        finite.
+        """
+        self.settle()
+        self._pending = step, metrics
+
+    def settle(self) -> None:
+        """Wait for the last step added and read its metrics; writes a line where one is due."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"{self.name}: the loss of step {step} is {values['loss']}. The checkpoints before it are whole. "
+                "Lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip."
+            )
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if step % self.every == 0 or step == self.steps:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        """Write the means since the last report as the line of ``step``."""
+        now = time.perf_counter()
+        elapsed, self._clock = now - self._clock, now
         self._seconds += elapsed
         values = {name: total / self._count for name, total in self._sums.items()}
-        pace = self._timed / max(elapsed, 1e-9)
+        pace = self._count / max(elapsed, 1e-9)
         values["examples_per_second"] = pace * self.examples
         values["tflops"] = pace * self.flops / 1e12
         if self.peak:
@@ -62,12 +93,16 @@ class Reporter:
             write(step, values)
         self._line.update(step, values)
         self._sums, self._count = {}, 0
-        self.reset()
-        return values
 
     def say(self, text: str) -> None:
         """One line to the user, beside the progress line."""
         self._line.say(f"{self.name}: {text}")
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._line.close()
@@ -147,7 +182,7 @@ def _wandb(name: str, project: str) -> tuple:
         import wandb
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "reports.wandb is set, and the package wandb is not installed: pip install wandb, or leave reports.wandb unset"
+            "reports.wandb is set and the package wandb is not installed: pip install wandb, or leave the field unset"
         ) from error
     run = wandb.init(project=project, name=name, resume="allow")
     return lambda step, values: run.log(values, step=step), run.finish

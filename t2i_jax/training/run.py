@@ -11,13 +11,15 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 
-FREE = ("steps", "mesh", "cache", "checkpoints", "reports")
+FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports")
 """Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt."""
 
 
@@ -62,27 +64,36 @@ class Run:
     def cache(self) -> Path:
         return self.root / "cache"
 
-    def claim(self, experiment: Experiment) -> None:
-        """Write the experiment's config, or check that the directory holds this one already.
+    def check(self, experiment: Experiment) -> None:
+        """Raise ConfigError, listing every differing field with both values, if another experiment was trained here.
 
-        Raises ConfigError, listing every differing field with both values, if it belongs to another experiment.
+        Fields in FREE may differ. A directory without a checkpoint or config belongs to nobody yet.
         """
-        new = encode(experiment)
-        if self.config.exists():
-            changed = [
-                f"  {name}: {json.dumps(old)} -> {json.dumps(now)}"
-                for name, old, now in differences(_current(self.config), new)
-                if name.split(".")[0] not in FREE
-            ]
-            if changed:
-                raise ConfigError(
-                    f"{self.directory} belongs to another experiment. These fields differ (there -> now):\n"
-                    + "\n".join(changed)
-                    + f"\nPut the old values back to continue it, train into another run directory, or delete "
-                    f"{self.directory} to start over."
-                )
+        if self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
+            self._compare(differences(_current(self.config), encode(experiment)), FREE, "another experiment")
+
+    def check_sources(self, old: dict[str, str], new: dict[str, str]) -> None:
+        """Raise ConfigError if the data, the tokenizer or a frozen stage is not what the checkpoint was trained on."""
+        self._compare(differences(old, new), (), "a training on other inputs")
+
+    def write(self, experiment: Experiment) -> None:
+        """Write the experiment's config."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config, json.dumps(new, indent=1) + "\n")
+        write_whole(self.config, json.dumps(encode(experiment), indent=1) + "\n")
+
+    def _compare(self, changes: Iterable[tuple[str, Any, Any]], free: tuple[str, ...], owner: str) -> None:
+        changed = [
+            f"  {name}: {json.dumps(old)} -> {json.dumps(now)}"
+            for name, old, now in changes
+            if name.split(".")[0] not in free
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.directory} belongs to {owner}. These differ (there -> now):\n"
+                + "\n".join(changed)
+                + f"\nPut the old values back to continue it, train into another run directory, or delete "
+                f"{self.directory} to start over."
+            )
 
 
 def read_experiment(stage_dir: str | Path, classes: tuple[type, ...] = ()) -> Experiment:

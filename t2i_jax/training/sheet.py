@@ -2,8 +2,8 @@
 
     sheet(images, captions, "samples/001000.png")
 
-Several pictures a caption stand side by side over it. Small pictures are enlarged by a whole factor, so that every pixel
-stays what it is.
+Several pictures a caption stand side by side over it. Small pictures are enlarged by a whole factor, so that every
+pixel stays what it is.
 """
 
 import math

@@ -19,22 +19,24 @@ from t2i_jax.training.state import TrainState
 from t2i_jax.types import Batch, Params
 
 Metrics = dict[str, Array]
+NONE: frozenset[str] = frozenset()
 Step = Callable[[TrainState, dict, Array, Batch], tuple[TrainState, Metrics]]
 
 
 def make_step(
-    stage: Stage, optimizer: Optimizer, steps: int, *, decay: float, accumulate: int = 1, cached: bool = False
+    stage: Stage, optimizer: Optimizer, steps: int, *, decay: float, accumulate: int = 1, cached: frozenset[str] = NONE
 ) -> Step:
     """The step of a training of ``steps`` steps, to be jitted with the state donated.
 
-    ``cached``: the batches already hold the stage's features. Metrics: the stage's own, ``loss``, ``grad_norm`` (before
-    clipping) and ``lr``.
+    ``cached``: which of the stage's features ("image", "text") the batches hold already. Metrics: the stage's own,
+    ``loss``, ``grad_norm`` (before clipping) and ``lr``.
     """
     transform = optimizer.build(steps)
 
     def loss(params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, Metrics]:
-        features = {} if cached else stage.features(frozen, batch)
-        return stage.loss(params, frozen, rng, widen(batch | features))
+        image = {} if "image" in cached else stage.image_features(frozen, batch["image"])
+        text = {} if "text" in cached else stage.text_features(frozen, batch["tokens"])
+        return stage.loss(params, frozen, rng, widen(batch | image | text))
 
     gradient = accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
 

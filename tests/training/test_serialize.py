@@ -20,7 +20,10 @@ class Holder:
     name: str = "x"
 
 
-@pytest.mark.parametrize("value", [Muon(schedule=Constant(warmup=3)), AdamW(b2=0.5), Mesh(data=4), (1, None, {"a": 2.5})])
+VALUES = [Muon(schedule=Constant(warmup=3)), AdamW(b2=0.5), Mesh(data=4), (1, None, {"a": 2.5})]
+
+
+@pytest.mark.parametrize("value", VALUES)
 def test_a_config_survives_json(value):
     assert decode(json.loads(json.dumps(encode(value)))) == value
 

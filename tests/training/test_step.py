@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.training.toy import Toy, toy_batch
 
 from t2i_jax.parallel.mesh import Mesh, replicated, split_batch
 from t2i_jax.parallel.rules import shardings
 from t2i_jax.training.optimizer import AdamW, Constant, Cosine, Muon
 from t2i_jax.training.state import init_state
 from t2i_jax.training.step import make_step
+from tests.training.toy import Toy, toy_batch
 
 STAGE = Toy(width=64, noise=0.1)
 STEPS = 8

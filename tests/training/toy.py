@@ -1,4 +1,4 @@
-"""The smallest stages that can show a trainer's properties: a linear map of the picture, with and without a frozen one."""
+"""The smallest stages that show a trainer's properties: one of the picture alone, one that reads the first."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -62,6 +62,9 @@ class Second(Stage):
     def init(self, rng, batch):
         return {"embedding": 0.1 * jax.random.normal(rng, (self.vocab, self.toy.width))}
 
+    def vocabulary(self):
+        return self.vocab
+
     def expects(self, rng, batch):
         return {"toy": self.toy.init(rng, batch)}
 
@@ -76,7 +79,8 @@ class Second(Stage):
         return jnp.square(words.mean(1) - batch["code"]).mean(), {}
 
     def preview(self, params, frozen, rng, batch):
-        return jnp.broadcast_to(jnp.clip(batch["code"][:, None, :, None], -1, 1), (len(batch["tokens"]), 8, self.toy.width, 3))
+        code = jnp.clip(batch["code"], -1, 1)
+        return jnp.broadcast_to(code[:, None, :, None], (len(code), 8, self.toy.width, 3))
 
 
 def toy_batch(b=32, size=8, seed=0):

@@ -1,0 +1,138 @@
+"""Features of frozen stages, computed once for every view of every example.
+
+A view of a picture is (example, mirrored or not), a view of the text is one row of tokens; picture and text features
+are kept apart, so nothing is stored for every combination. Each kind lies in ``RUN/cache/<key>/`` as one ``.npy`` a
+feature (float16 where the feature is a float), read as memory maps. The key is a SHA-256 over all that the numbers
+depend on: the frozen parameters' bytes, the traced program of the feature function, the data set's digest and the
+operations on the way (size, flips, tokens). So another parameter, another line of code or another picture is another
+directory, and a stale cache cannot be met. A directory gets its name only when it is complete.
+
+    cache = Cache.of(stage, frozen, inputs, made_from, RUN / "cache", limit_gb)
+    cache.fill(frozen, mesh)
+    for batch in cache.batches(start): ...          # tokens, index and the features, gathered by index
+
+Text features that would not fit below the limit are left to the step. If the picture's don't fit, there is no cache.
+"""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from t2i_jax.data.checks import check_bad, check_captions
+from t2i_jax.data.order import Shares
+from t2i_jax.data.pipeline import Table
+from t2i_jax.stages.base import Stage
+from t2i_jax.training.features import CHUNK, Store, program_digest, stored
+from t2i_jax.training.inputs import Inputs
+from t2i_jax.training.views import ImageViews, TextViews, replaced
+from t2i_jax.types import Params
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+class Cache:
+    """The features of one stage on one data set."""
+
+    def __init__(self, stage: Stage, inputs: Inputs, shapes: dict[str, Shapes], parts: dict[str, Any], root: Path):
+        self.stage, self.inputs, self.root = stage, inputs, root
+        self.shapes = shapes
+        """For each kind that is kept, "image" and perhaps "text": its features' shapes as a batch brings them."""
+        self._parts = parts
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
+
+    @classmethod
+    def of(
+        cls, stage: Stage, frozen: dict[str, Params], inputs: Inputs, made_from: dict[str, str], root: Path,
+        limit_gb: float,
+    ) -> "Cache | None":  # fmt: skip
+        """The cache for a stage, nothing computed yet; None where there is nothing to keep or no room for it.
+
+        ``made_from``: digests of the data set, the tokenizer and the frozen stages by name. Several processes keep no
+        cache: each would have to compute the whole of it. Raises ValueError for captions longer than the context.
+        """
+        batch, captions = inputs.shapes(), inputs.dataset.captions
+        image = jax.eval_shape(stage.image_features, frozen, batch["image"])
+        if not image or jax.process_count() > 1:
+            return None
+        check_captions(inputs.data, captions, inputs.tokenizer)
+        room = limit_gb * 2**30 - _bytes(image, len(ImageViews.of(inputs.data, captions)))
+        if room < 0:
+            return None
+        shapes = {"image": image}
+        text = jax.eval_shape(stage.text_features, frozen, batch["tokens"])
+        if text and _bytes(text, len(TextViews.of(inputs.data, captions, inputs.tokenizer))) <= room:
+            shapes["text"] = text
+        programs = {
+            "image": program_digest(stage.image_features, frozen, batch["image"]),
+            "text": program_digest(stage.text_features, frozen, batch["tokens"]) if "text" in shapes else "",
+        }
+        parts = {"made_from": made_from, "programs": programs}
+        kept = {kind: {name: stored(leaf) for name, leaf in leaves.items()} for kind, leaves in shapes.items()}
+        return cls(stage, inputs, kept, parts, root)
+
+    def fill(self, frozen: dict[str, Params], mesh: jax.sharding.Mesh) -> "Cache":
+        """Compute what is not on disk yet, with ``frozen`` on the devices, and open it; returns itself."""
+        data, dataset = self.inputs.data, self.inputs.dataset
+        made_from = self._parts["made_from"]
+        frozen_digests = {name: made_from[name] for name in self.stage.reads}
+        captions = dataset.captions
+        views = ImageViews.of(data, captions)
+        key = {
+            "kind": "image", "program": self._parts["programs"]["image"], "frozen": frozen_digests,
+            "data": made_from["data"], "ops": ["usable", f"fit {data.image_size}", "mirror"], "views": views.digest,
+        }  # fmt: skip
+        store = Store(self.root, key, self.shapes["image"], len(views))
+        if not store.complete():
+            self._say(f"image features of {len(views)} views of {len(dataset)} pictures")
+            bad: dict[int, str] = {}
+            chunks = views.chunks(dataset, data.image_size, CHUNK, bad)
+            store.write(self.stage.image_features, frozen, mesh, chunks, lambda: {"bad": bad})
+        self._arrays["image"] = store.open()
+        bad = {int(index): reason for index, reason in store.notes()["bad"].items()}
+        check_bad(data, Counter(bad.values()), len(dataset))
+        captions = replaced(captions, bad)
+        self._image_views = views.replaced(bad)
+        self._table = Table(data, captions, self.inputs.tokenizer)
+        if "text" in self.shapes:
+            self._text_views = TextViews.of(data, captions, self.inputs.tokenizer)
+            key = {
+                "kind": "text", "program": self._parts["programs"]["text"], "frozen": frozen_digests,
+                "views": self._text_views.digest,
+            }  # fmt: skip
+            store = Store(self.root, key, self.shapes["text"], len(self._text_views))
+            if not store.complete():
+                self._say(f"text features of {len(self._text_views)} captions")
+                store.write(self.stage.text_features, frozen, mesh, self._text_views.chunks(CHUNK))
+            self._arrays["text"] = store.open()
+        return self
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches from step ``start`` on: the visits of the pipeline, features in place of the picture."""
+        shares = Shares(self.inputs.seed, self.inputs.data.batch, len(self.inputs.dataset))
+        step = start
+        while True:
+            epoch, index = shares(step)
+            visit = self._table.batch(shares.seed, epoch, index)
+            batch = {"tokens": visit["tokens"], "index": visit["index"]}
+            rows = self._image_views.rows(index, visit["flipped"])
+            batch |= {name: array[rows] for name, array in self._arrays["image"].items()}
+            if "text" in self._arrays:
+                rows = self._text_views.rows(index, visit["caption"])
+                batch |= {name: array[rows] for name, array in self._arrays["text"].items()}
+            yield batch
+            step += 1
+
+    def _say(self, what: str) -> None:
+        print(f"{self.stage.name}: computing {what}, once, into {self.root}", file=sys.stderr, flush=True)
+
+
+def _bytes(features: Shapes, views: int) -> int:
+    """What features (shapes of a batch) take on disk for so many views."""
+    kept = (stored(leaf) for leaf in features.values())
+    return views * sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in kept)

@@ -1,0 +1,79 @@
+"""What a training reads: the data set, the cascade's tokenizer, and batches of both.
+
+The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from t2i_jax.data import Data, Dataset, batches, load_dataset
+from t2i_jax.data.order import order
+from t2i_jax.data.pictures import pixels
+from t2i_jax.text import Tokenizer
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.run import Run
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One experiment's data set and tokenizer."""
+
+    data: Data
+    seed: int
+    dataset: Dataset
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, experiment: Experiment, paths: Run) -> "Inputs":
+        """Load both. Raises FileNotFoundError or ValueError with the fix where the data or the vocabulary don't fit."""
+        data = experiment.data
+        dataset = load_dataset(data.dataset, data.split)
+        if paths.tokenizer.exists():
+            tokenizer = Tokenizer.load(paths.tokenizer)
+        else:
+            tokenizer = Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer)
+        known = experiment.stage.vocabulary()
+        if known is not None and known < tokenizer.vocab:
+            raise ValueError(
+                f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
+                f"{experiment.stage.name!r} knows {known}: set its vocab to at least {tokenizer.vocab}"
+            )
+        return cls(data, experiment.seed, dataset, tokenizer)
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch, as the step takes it."""
+        b, side = self.data.batch, self.data.image_size
+        return {
+            "image": jax.ShapeDtypeStruct((b, side, side, 3), np.uint8),
+            "tokens": jax.ShapeDtypeStruct((b, self.data.context), np.int32),
+            "index": jax.ShapeDtypeStruct((b,), np.int32),
+        }
+
+    def digests(self) -> dict[str, str]:
+        """What the data set and the tokenizer are made of, as SHA-256."""
+        return {"data": self.dataset.digest, "tokenizer": self.tokenizer.digest}
+
+    def visits(self, start: int, images: bool) -> Iterator[dict[str, np.ndarray]]:
+        """This process's share of the batches from step ``start`` on, as the pipeline gives them."""
+        processes = jax.process_index(), jax.process_count()
+        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, *processes, images=images)
+
+    def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches from step ``start`` on, as the step takes them."""
+        names = self.shapes()
+        return ({name: batch[name] for name in names} for batch in self.visits(start, images=True))
+
+    def examples(self, n: int) -> tuple[dict[str, np.ndarray], list[str]]:
+        """The first ``n`` examples of the first epoch as they are (first caption, no flip), and their captions."""
+        indices = order(self.seed, 0, min(n, len(self.dataset)), len(self.dataset))
+        records = self.dataset.records(indices)
+        captions = [record["captions"][0] for record in records]
+        batch = {
+            "image": np.stack([pixels(record["image"], self.data.image_size) for record in records]),
+            "tokens": self.tokenizer(captions, self.data.context),
+            "index": indices.astype(np.int32),
+        }
+        return batch, captions

@@ -1,0 +1,109 @@
+"""The training loop.
+
+    code = train(experiment, "runs/emoji")        # 0: trained; EXIT_STOPPED: stopped by a signal, call it again
+
+Everything is checked before anything is computed. Then the loop runs from the newest checkpoint, or the beginning, to
+the last step; the host reads the numbers of a step while the devices do the next one, so that they never wait for it.
+"""
+
+from pathlib import Path
+
+import jax
+
+from t2i_jax.parallel.compilation import keep_compiled
+from t2i_jax.parallel.mesh import check_batch, split_batch
+from t2i_jax.stages.base import Stage
+from t2i_jax.training.cache import Cache
+from t2i_jax.training.checkpoint import Saver, versions
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.feed import Feed
+from t2i_jax.training.flops import peak_flops
+from t2i_jax.training.frozen import digest, load_frozen
+from t2i_jax.training.inputs import Inputs
+from t2i_jax.training.metrics import Reporter
+from t2i_jax.training.preview import Preview
+from t2i_jax.training.program import build
+from t2i_jax.training.run import Run
+from t2i_jax.training.serialize import encode
+from t2i_jax.training.state import TrainState
+from t2i_jax.training.stop import EXIT_STOPPED, Stop
+from t2i_jax.types import Params
+
+
+def train(experiment: Experiment, run: str | Path, *, until: int | None = None) -> int:
+    """Train one stage into ``run/<stage name>``, from where it stopped; ``run`` is the cascade's directory.
+
+    ``until`` stops after that step as a signal would: saved, to be continued. Returns 0 when all steps are done, else
+    ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
+    the experiment, its data, its directory or the stages it reads.
+    """
+    keep_compiled()
+    stage, reports, paths = experiment.stage, experiment.reports, Run(Path(run), experiment.stage.name)
+    mesh = experiment.mesh.build()
+    check_batch(experiment.data.batch, experiment.accumulate, mesh)
+    paths.check(experiment)
+    inputs = Inputs.open(experiment, paths)
+    init_key, key, preview_key = jax.random.split(jax.random.key(experiment.seed), 3)
+    frozen = load_frozen(stage, paths.root, init_key, inputs.shapes())
+    made_from = inputs.digests() | {name: digest(params) for name, params in frozen.items()}
+    cache = Cache.of(stage, frozen, inputs, made_from, paths.cache, experiment.cache_gb)
+    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {})
+    paths.write(experiment)
+
+    with jax.set_mesh(mesh), Saver(paths.checkpoints, experiment.checkpoints.keep) as saver:
+        meta = {"finished": False}
+        if saver.latest() is not None:
+            meta = saver.meta()
+            paths.check_sources(meta["made_from"], made_from)
+        if meta["finished"] and saver.latest() >= experiment.steps:
+            print(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}", flush=True)
+            return 0
+        state = program.init(init_key) if saver.latest() is None else saver.restore(program.state)
+        meta = {"finished": False, "config": encode(experiment), "made_from": made_from, "versions": versions()}
+        start = number = int(state.step)
+        frozen = program.place_frozen(frozen)
+        batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
+        upcoming = batches(start)
+        step = program.step.lower(program.state, program.frozen, key, program.batch).compile()
+        reporter = Reporter(
+            stage.name, paths.metrics, start, experiment.steps, reports.every,
+            examples=experiment.data.batch, flops=program.flops, peak=peak_flops(list(mesh.devices.flat)),
+            tensorboard=paths.tensorboard if reports.tensorboard else None, wandb=reports.wandb,
+        )  # fmt: skip
+        preview = Preview(experiment, inputs, mesh, preview_key, paths.samples)
+        last = min(until or experiment.steps, experiment.steps)
+
+        with reporter, Stop() as stop:
+            with Feed(upcoming, split_batch(mesh)) as feed:
+                for number in range(start + 1, last + 1):
+                    state, metrics = step(state, frozen, key, next(feed))
+                    reporter.add(number, metrics)
+                    if number % experiment.checkpoints.every == 0 and number < last:
+                        reporter.settle()
+                        saver.save(number, state, meta)
+                    if preview.due(number):
+                        reporter.settle()
+                        with reporter.paused():
+                            preview.draw(number, state.ema, frozen)
+                    if stop.requested:
+                        reporter.say(f"{stop.requested} at step {number}: saving")
+                        break
+                reporter.settle()
+            if finished := number >= experiment.steps:
+                with Feed(batches(0), split_batch(mesh)) as feed:
+                    state = _finish(stage, state, frozen, feed)
+            if finished or saver.latest() != number:
+                saver.save(number, state, meta | {"finished": finished})
+    return 0 if finished else EXIT_STOPPED
+
+
+def _finish(stage: Stage, state: TrainState, frozen: dict[str, Params], batches: Feed) -> TrainState:
+    """The state with what the stage's ``finish`` changed in the averaged parameters, there and in the trained ones."""
+    finished = stage.finish(state.ema, frozen, batches)
+    place = lambda old, new, mine: mine if new is old else jax.device_put(new, old.sharding)
+    return TrainState(
+        state.step,
+        jax.tree.map(place, state.ema, finished, state.params),
+        jax.tree.map(place, state.ema, finished, state.ema),
+        state.opt_state,
+    )

@@ -1,0 +1,82 @@
+"""A training as one compiled program: the mesh, where everything lives, how to begin, and the step.
+
+``build(experiment, mesh, frozen, batch)`` needs shapes alone, so it finds what does not fit (heads that don't divide a
+width, an axis that doesn't divide a leaf) before anything is read, computed or trained.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from t2i_jax.parallel.mesh import replicated, split_batch
+from t2i_jax.parallel.rules import shardings
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.flops import count_jaxpr
+from t2i_jax.training.state import TrainState, init_state
+from t2i_jax.training.step import make_step
+from t2i_jax.types import Batch, Params
+
+
+@dataclass(frozen=True)
+class Program:
+    """What ``build`` gives. Shapes are trees of ShapeDtypeStructs that carry their shardings."""
+
+    state: TrainState
+    """Shapes of the training state."""
+    frozen: dict[str, Params]
+    """Shapes of the frozen parameters."""
+    batch: Batch | dict[str, Any]
+    """Shapes of a batch as the step takes it."""
+    init: Callable[[jax.Array], TrainState]
+    """Key -> the state before the first step, each shard made where it lives."""
+    step: Callable
+    """(state, frozen, key, batch) -> (state, metrics), jitted; donates the state."""
+    flops: int
+    """Floating-point operations of one step, on all devices together."""
+
+    def place_frozen(self, frozen: dict[str, Params]) -> dict[str, Params]:
+        """The frozen parameters on the devices."""
+        return jax.tree.map(lambda leaf, shape: jax.device_put(leaf, shape.sharding), frozen, self.frozen)
+
+
+def build(
+    experiment: Experiment, mesh: Mesh, frozen: dict[str, Params], batch: dict[str, Any], cached: dict[str, Any]
+) -> Program:
+    """The program of ``experiment`` on ``mesh``.
+
+    ``frozen``, ``batch``: arrays or shapes, ``batch`` as the pipeline gives it. ``cached``: "image" and/or "text" with
+    the shapes of those features as a batch brings them; with the image's it brings no image.
+    """
+    stage, optimizer = experiment.stage, experiment.optimizer
+    transform = optimizer.build(experiment.steps)
+
+    def init(key: jax.Array) -> TrainState:
+        zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
+        return init_state(stage, transform, key, zeros)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    frozen = _placed(frozen, shardings(frozen, mesh))
+    shapes = jax.eval_shape(init, key)
+    state = _placed(shapes, shardings(shapes, mesh))
+    inputs = {name: leaf for name, leaf in batch.items() if name != "image" or "image" not in cached}
+    for features in cached.values():
+        inputs |= features
+    inputs = _placed(inputs, {name: split_batch(mesh) for name in inputs})
+    step = make_step(
+        stage, optimizer, experiment.steps,
+        decay=experiment.ema, accumulate=experiment.accumulate, cached=frozenset(cached),
+    )  # fmt: skip
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated(mesh)))
+    traced = jitted.trace(state, frozen, key, inputs)
+    return Program(
+        state, frozen, inputs, jax.jit(init, out_shardings=where), jitted, count_jaxpr(traced.jaxpr.jaxpr)
+    )
+
+
+def _placed(tree: Any, where: Any) -> Any:
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), tree, where)
