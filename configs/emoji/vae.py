@@ -11,7 +11,7 @@ from t2i_jax.stages import VAEStage
 from t2i_jax.training import AdamW, Cosine, Experiment, Reports
 
 MODEL = AutoencoderKL(channels=(16, 32, 64, 128), layers=1, latent_channels=16, groups=8, attention=True)
-DATA = Data(dataset="emoji64", split="train", batch=64, image_size=64, context=16)
+DATA = Data(dataset="emoji64", split="train", batch=64, image_size=64, context=16, truncate=True, flip=False)
 
 
 def config() -> Experiment:

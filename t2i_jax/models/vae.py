@@ -3,7 +3,7 @@
 A convolutional variational autoencoder (Kingma & Welling, https://arxiv.org/abs/1312.6114) in the shape that latent
 diffusion made common (Rombach et al., https://arxiv.org/abs/2112.10752, appendix G): residual blocks, one halving of
 the grid between two entries of ``channels``, one attention in the middle. The same function as diffusers'
-``AutoencoderKL`` with ``DownEncoderBlock2D`` / ``UpDecoderBlock2D``, so its weights are interchangeable with that class.
+``AutoencoderKL`` with ``DownEncoderBlock2D`` / ``UpDecoderBlock2D``, so its weights fit that class.
 
     vae = AutoencoderKL(channels=(32, 64, 128, 128), latent_channels=8)
     mean, logvar = vae.apply(params, image, method="encode")     # [b, h/8, w/8, 8] each
@@ -168,7 +168,7 @@ class AutoencoderKL(nn.Module):
         return self.decoder(latent).astype(jnp.float32)
 
     def __call__(self, image: Image, rng: PRNGKeyArray | Array | None = None) -> tuple[Image, Grid, Grid]:
-        """(reconstruction, mean, log variance); decodes a draw from the posterior if ``rng`` is given, else its mean."""
+        """(reconstruction, mean, log variance); decodes a draw from the posterior with ``rng``, else its mean."""
         mean, logvar = self.encode(image)
         return self.decode(mean if rng is None else sample(mean, logvar, rng)), mean, logvar
 

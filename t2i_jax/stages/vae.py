@@ -2,8 +2,8 @@
 
 Loss: L1 + squared error + a multi-scale gradient term + a small KL term (Kingma & Welling,
 https://arxiv.org/abs/1312.6114; Rombach et al., https://arxiv.org/abs/2112.10752). A batch is seen at two scales:
-random crops of the picture at its size, and the whole picture made ``factor`` times smaller, because the decoder stage paints
-small pictures that the same VAE must decode.
+random crops of the picture at its size, and the whole picture made ``factor`` times smaller, because the decoder stage
+paints small pictures that the same VAE must decode.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class VAEStage(Stage):
         return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0), "kl": kl, "latent_std": mean.std()}
 
     def views(self, rng: Array, pixels: Array) -> Image:
-        """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller (both ``crop`` wide)."""
+        """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller, all ``crop`` wide."""
         b, h, w, _ = pixels.shape
         if not self.crop or self.crop >= h:
             return normalize(pixels)
