@@ -21,6 +21,7 @@ CORE = [
     f"tensorflow>=2.21,<2.22; {FULL_BUILD}",
     "tensorflow-datasets>=4.9.10,<5",
     "array-record>=0.8.3",
+    "etils[epath]>=1.9",
     "numpy>=2.1",
     "pillow>=11",
     "pyarrow>=18",

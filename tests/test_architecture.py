@@ -15,7 +15,8 @@ LAYERS = (
     {"data", "diffusion", "models", "parallel"},
     {"stages"},
     {"training"},
-    {"dalle2", "evaluation", "interop"},
+    {"dalle2"},
+    {"evaluation", "interop"},
     {"serving"},
     {"cli"},
 )
