@@ -160,17 +160,25 @@ def _read_captions(path: str) -> list[str]:
     return texts
 
 
-def evaluate(run: Annotated[str, tyro.conf.Positional], out: str = "", captions: int = 306) -> int:
+def evaluate(
+    run: Annotated[str, tyro.conf.Positional], out: str = "", captions: int = 306, dataset: str = "", seed: int = 0
+) -> int:
     """Measure a cascade: one JSON and one HTML page with pictures.
 
     Args:
         run: The cascade's run directory.
         out: Folder of the report; default RUN/eval.
         captions: How many captions of each split are painted.
+        dataset: The data set to measure on; default the one the cascade was trained on.
+        seed: Of the chosen captions and the pictures' noise.
     """
-    from t2i_jax.evaluation.run import evaluate as run_evaluation
+    from t2i_jax.dalle2 import DallE2
+    from t2i_jax.evaluation import evaluate as run_evaluation
+    from t2i_jax.training.run import read_experiment
 
-    run_evaluation(run, out or str(Path(run) / "eval"), captions=captions)
+    model = DallE2.load(run)
+    dataset = dataset or read_experiment(Path(run) / "upsampler").data.dataset
+    run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
     return 0
 
 

@@ -1,0 +1,147 @@
+"""The whole evaluation with a cascade made of arrays: files, verdicts, and what it refuses."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from t2i_jax.diffusion import Guidance
+from t2i_jax.evaluation import evaluate, run
+from t2i_jax.evaluation.chart import line_chart
+from t2i_jax.evaluation.report import Figures, render
+from t2i_jax.evaluation.subjects import Subjects
+
+SIDE, WORDS = 16, 40
+THINGS = np.random.default_rng(0).integers(0, 256, (WORDS, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    guidance: Guidance = Guidance(2.0)
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Knows every thing by heart: caption "<i> <split>" is picture i with a little noise."""
+
+    decoder: Decoder = Decoder()
+    follows: bool = True
+    image_size: int = SIDE
+
+    def __call__(self, captions, n=1, seed=0):
+        random = np.random.default_rng(seed)
+        which = [int(c.split()[0]) if self.follows else int(random.integers(WORDS)) for c in captions]
+        noise = random.normal(0, 20 / self.decoder.guidance.scale, (len(which), SIDE, SIDE, 3))
+        return np.clip(THINGS[which] + noise, 0, 255).astype(np.uint8)
+
+    def clip_embed_images(self, images):
+        return images.reshape(len(images), -1)[:, ::24] / 128.0 - 1.0
+
+    def clip_embed_texts(self, captions):
+        return self.clip_embed_images(THINGS[[int(c.split()[0]) for c in captions]])
+
+    def prior_embed(self, captions, seed=0):
+        return self.clip_embed_texts(captions) + 0.01
+
+    def reconstruct(self, images):
+        return np.clip(images.astype(int) + 5, 0, 255).astype(np.uint8)
+
+    def replace(self, **stages):
+        return replace(self, **stages)
+
+
+@pytest.fixture
+def data(monkeypatch):
+    def subjects(name, split, image_size, limit=0):
+        rows = np.arange(2 * WORDS) % WORDS if split == "train" else np.arange(WORDS)
+        random = np.random.default_rng(len(split))
+        images = np.clip(THINGS[rows] + random.normal(0, 30, (len(rows), SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+        return Subjects(split, images, [f"{i} <{split}> & more" for i in rows])
+
+    monkeypatch.setattr(run, "splits", lambda name: {"train": "train", "held_out": "val", "unseen": "val_concept"})
+    monkeypatch.setattr(run, "subjects", subjects)
+
+
+def measure(model, out):
+    return evaluate(
+        model, "things", out, captions=30, scales=(1.0, 4.0), sweep_captions=20, shown=6, say=lambda _: None
+    )
+
+
+def test_a_good_cascade_passes_and_writes_both_files(data, tmp_path):
+    results = measure(Painter(), tmp_path / "eval")
+    written = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert written["pictures"]["val"]["retrieval"]["first"] == results["pictures"]["val"]["retrieval"]["first"] > 0.9
+    assert written["extractors"] == ["this run's CLIP", "random-conv-64"]
+    assert all(found["ok"] for name in ("prior_match", "condition_used") for found in results["checks"][name].values())
+    assert [row["scale"] for row in written["sweep"]] == [1.0, 4.0]
+    assert set(written["vae"]) == {"val", "val_concept"} and written["vae"]["val"]["pictures"] == WORDS
+    page = (tmp_path / "eval" / "index.html").read_text()
+    assert "random-conv-64" in page and "&lt;val&gt; &amp; more" in page and "<svg" in page
+
+
+def test_a_cascade_that_ignores_its_captions_is_caught(data, tmp_path):
+    results = measure(Painter(follows=False), tmp_path)
+    assert not any(found["ok"] for found in results["checks"]["condition_used"].values())
+    assert results["pictures"]["val"]["retrieval"]["first"] < 0.3
+    assert "no: see checks" in (tmp_path / "index.html").read_text()
+
+
+def test_the_same_seed_measures_the_same(data, tmp_path):
+    first, second = (measure(Painter(), tmp_path) for _ in range(2))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+
+
+def test_the_page_loads_nothing_and_closes_what_it_opens(data, tmp_path):
+    measure(Painter(), tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+    class Balance(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open, self.wrong = [], []
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "img"):
+                self.open.append(tag)
+
+        def handle_startendtag(self, tag, attrs):
+            """Opens and closes at once."""
+
+        def handle_endtag(self, tag):
+            if not self.open or self.open.pop() != tag:
+                self.wrong.append(tag)
+
+    balance = Balance()
+    balance.feed(page)
+    assert not balance.open and not balance.wrong
+
+
+def test_too_few_captions_are_refused_before_anything_is_painted(tmp_path):
+    with pytest.raises(ValueError, match="at least 8"):
+        evaluate(Painter(), "things", tmp_path, captions=3)
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_json(data, tmp_path):
+    class Perfect(Painter):
+        def reconstruct(self, images):
+            return images
+
+    measure(Perfect(), tmp_path)
+    assert json.loads((tmp_path / "eval.json").read_text())["vae"]["val"]["psnr"] is None
+
+
+def test_a_chart_places_larger_values_higher():
+    svg = line_chart("t", "x", [1.0, 2.0], {"a": [0.2, 0.9]})
+    (low, high) = (float(y) for y in re.findall(r'cy="([\d.]+)"', svg))
+    assert high < low
+
+
+def test_a_sweep_that_was_left_out_leaves_no_section(data, tmp_path):
+    results = measure(Painter(), tmp_path) | {"sweep": []}
+    assert "Guidance sweep" not in render(results, Figures())
