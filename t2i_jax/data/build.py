@@ -64,6 +64,8 @@ def build(
     name = name or _name_of(out)
     if not name.isidentifier() or name != name.lower():
         raise ValueError(f"name={name!r}: a data set's name is lower-case letters, digits and underscores")
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise ValueError(f"version={version!r}: three numbers with dots, such as 1.0.0")
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout={holdout}: a share from 0 up to, not including, 1")
     origin, final = source_of(source), out / version

@@ -53,7 +53,8 @@ def decoded(dataset: Dataset, image_size: int) -> Decoded:
             captions += [record["captions"] for record in records]
             list(pool.map(place, records))
     if len(bad) == size:
-        raise ValueError(f"no usable example in {dataset.name} {dataset.split}: {Counter(r for _, r in bad.values())}")
+        reasons = Counter(reason for _, reason in bad.values())
+        raise ValueError(f"all {size} examples of {dataset.name} {dataset.split} are unusable: {dict(reasons)}")
     for index in sorted(bad):
         good = replacement(index, size, bad)
         images[index], captions[index] = images[good], captions[good]

@@ -106,7 +106,8 @@ class Stream(Iterator):
         return batch, list(pictures)
 
     def _usable(self, record: dict, read: Callable[[bytes], Any]) -> tuple[list[str], Any]:
-        for _ in range(_TRIES):
+        tries = min(_TRIES, len(self._dataset))
+        for _ in range(tries):
             try:
                 if not record["captions"]:
                     raise BadPicture("empty caption")
@@ -114,7 +115,7 @@ class Stream(Iterator):
             except BadPicture as error:
                 self.bad[record["index"]] = error.reason
             record = self._dataset.records([(record["index"] + 1) % len(self._dataset)])[0]
-        raise ValueError(f"{_TRIES} examples before {record['key']} are all unusable: {Counter(self.bad.values())}")
+        raise ValueError(f"{tries} examples before {record['key']} are all unusable: {Counter(self.bad.values())}")
 
 
 @cache

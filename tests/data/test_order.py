@@ -8,7 +8,7 @@ from t2i_jax.data.order import bits, order, uniform, visits
 SEEDS = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(SEEDS, st.integers(1, 300), st.integers(1, 70), st.integers(0, 3))
+@given(SEEDS, st.integers(1, 120), st.integers(1, 50), st.integers(0, 3))
 def test_every_example_comes_exactly_once_an_epoch_whatever_the_batch(seed, size, batch, epoch):
     first, last = epoch * size, (epoch + 1) * size
     steps = range(first // batch, -(-last // batch))
