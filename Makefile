@@ -14,6 +14,7 @@ READY := $(VENV)/.ready-$(PYV)
 INTEROP := $(VENV)/.interop-$(PYV)
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
+BENCHMARKS ?= $(filter-out __init__ measure,$(basename $(notdir $(wildcard benchmarks/*.py))))
 ARGS ?=
 
 help:
@@ -41,7 +42,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 
 bench: $(INTEROP)
-	$(BIN)/python -m benchmarks $(ARGS)
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 $(READY): setup.py $(wildcard $(LOCK))
 	@case "$(PYV)" in \
