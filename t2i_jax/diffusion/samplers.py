@@ -17,7 +17,8 @@ algorithm 1: average the slopes of both ends of a step, except of the last one, 
 
 eta = 0 is deterministic, eta = 1 draws from the posterior of the process (ancestral sampling).
 
-**DPM-Solver++ (2M)** (Lu et al. 2022, algorithm 2). With ``lambda = log(alpha / sigma)`` and step ``h = lambda_s - lambda_t``,
+**DPM-Solver++ (2M)** (Lu et al. 2022, algorithm 2). With ``lambda = log(alpha / sigma)`` and step
+``h = lambda_s - lambda_t``,
 
     x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) D',   D' = D + (h / 2 h_previous) (D - D_previous)
 

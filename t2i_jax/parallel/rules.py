@@ -2,8 +2,9 @@
 
 A rule is a regular expression over the leaf's name and a PartitionSpec for its *last* dimensions; leading dimensions
 (the depth of a scanned stack, the window of a convolution) are never split. The first match wins. The optimizer's
-moments and the average end in their parameter's name, so they follow its row. Kernels are [in, out]: what feeds a
-residual stream back (``out``) is split the other way round, so that tensor parallelism needs one reduction a block.
+moments and the average end in their parameter's name, so they follow its row. Kernels are [in, out]; those that write
+back to a block's residual stream are split the other way round, so that tensor parallelism needs one reduction for
+each pair.
 
     shardings(jax.eval_shape(init), mesh)         # the same tree of NamedShardings
 
@@ -25,11 +26,12 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 
 RULES: Rules = (
     (r"(^|/)(step|count|ns_coeffs)$", P()),
-    (r"(^|/)(bias|scale|logit_scale|logit_bias|mean|std)$", P()),
-    (r"(^|/)(position|class|query|mask)(_?embedding)?$", P()),
-    (r"(^|/)(out|down|fc2|project_out)/kernel$", P("model", "data")),
+    (r"(^|/)(bias|scale|mean|std|logit_scale|logit_bias|class|query|position)$", P()),
+    (r"(^|/)(token|embedding)$", P(None, "data")),
+    (r"(^|/)(patches|conv_in)/kernel$", P(None, "data")),  # few channels in
+    (r"(^|/)conv_out/kernel$", P("data", None)),  # few channels out
+    (r"(blocks|last|attention)/(context_)?((attention_)?out|fc2)/kernel$", P("model", "data")),
     (r"(^|/)kernel$", P("data", "model")),
-    (r"(^|/)embedding$", P(None, "data")),
 )
 
 SMALL = 2**14

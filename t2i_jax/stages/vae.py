@@ -76,14 +76,18 @@ class VAEStage(Stage):
 
     def finish(self, params: Params, frozen: dict, batches: Iterator[Batch]) -> Params:
         """Measures the latents' mean and standard deviation per channel over 16 batches, both scales alike."""
-        encode = jax.jit(lambda p, x: self.model.apply({"params": p}, normalize(x), method="encode")[0])
-        small = jax.jit(downscale, static_argnums=1)
-        sums, squares, count = 0.0, 0.0, 0
-        for _, batch in zip(range(16), batches):
-            for pixels in (batch["image"], small(batch["image"], self.factor)):
-                flat = encode(params["model"], pixels).reshape(-1, self.model.latent_channels)
-                weight = 1.0 if pixels is batch["image"] else float(self.factor**2)  # few latents in a small picture
-                sums, squares = sums + weight * flat.sum(0), squares + weight * jnp.square(flat).sum(0)
-                count += weight * flat.shape[0]
-        mean = sums / count
-        return params | {"mean": mean, "std": jnp.sqrt(jnp.maximum(squares / count - jnp.square(mean), 1e-8))}
+
+        @jax.jit
+        def moments(model: Params, pixels: Array) -> tuple[Array, Array]:
+            flat = [encode_flat(self.model, model, x) for x in (pixels, downscale(pixels, self.factor))]
+            return sum(x.mean(0) for x in flat) / 2, sum(jnp.square(x).mean(0) for x in flat) / 2
+
+        # Read before the next batch goes in: on a mesh, two programs with collectives must not be under way at once.
+        measured = [jax.device_get(moments(params["model"], batch["image"])) for _, batch in zip(range(16), batches)]
+        mean, square = (sum(values) / len(measured) for values in zip(*measured))
+        return params | {"mean": jnp.asarray(mean), "std": jnp.sqrt(jnp.maximum(square - mean**2, 1e-8))}
+
+
+def encode_flat(model: AutoencoderKL, params: Params, pixels: Array) -> Array:
+    """Every latent of the pictures, not normalised: [b*h*w, c]."""
+    return model.apply({"params": params}, normalize(pixels), method="encode")[0].reshape(-1, model.latent_channels)

@@ -68,7 +68,7 @@ def test_mmdit_equals_sd3_transformer(tmp_path, seed):
     model = MMDiT(
         patch=patch, in_channels=pick.choice([4, 6, 16]), out_channels=pick.choice([4, 8]), width=heads * 16,
         depth=pick.choice([2, 3]), heads=heads, context_width=pick.choice([8, 20]), pooled_width=pick.choice([12, 24]),
-        grid=grid, qk_norm=pick.random() < 0.5, remat=pick.random() < 0.5,
+        grid=grid, qk_norm=pick.random() < 0.5,
     )  # fmt: skip
     params = noisy_params(model, seed)
     rng = np.random.default_rng(seed)

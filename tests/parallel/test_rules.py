@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -5,7 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from t2i_jax.parallel.mesh import Mesh
-from t2i_jax.parallel.rules import leaf_spec, shardings
+from t2i_jax.parallel.rules import SMALL, leaf_name, leaf_spec, shardings
+from t2i_jax.training.optimizer import Muon
+from t2i_jax.training.state import init_state
 
 AXES = {"replica": 1, "data": 4, "model": 2}
 
@@ -21,6 +25,7 @@ def test_moments_and_average_follow_their_parameters_row():
 
 def test_the_scanned_axis_and_the_window_are_never_split():
     assert leaf_spec("params/blocks/out/kernel", (8, 512, 128), AXES) == P(None, "model", "data")
+    assert leaf_spec("params/last/context_attention_out/kernel", (512, 128), AXES) == P("model", "data")
     assert leaf_spec("params/conv/kernel", (3, 3, 64, 128), AXES) == P(None, None, "data", "model")
 
 
@@ -36,3 +41,21 @@ def test_an_axis_that_does_not_divide_names_leaf_and_axis():
 
 def test_small_leaves_are_held_whole():
     assert leaf_spec("params/in/kernel", (3, 128), AXES) == P()
+
+
+@pytest.mark.parametrize("name", ["vae", "clip", "prior", "decoder", "upsampler"])
+def test_every_leaf_of_every_stage_has_a_row_and_divides_over_eight_devices(name):
+    experiment = importlib.import_module(f"configs.emoji.{name}").config()
+    data, key = experiment.data, jax.random.key(0)
+    shapes = {
+        "image": jax.ShapeDtypeStruct((8, data.image_size, data.image_size, 3), jnp.uint8),
+        "tokens": jax.ShapeDtypeStruct((8, data.context), jnp.int32),
+    }
+    for optimizer in (experiment.optimizer, Muon()):
+        transform = optimizer.build(10)
+        state = jax.eval_shape(lambda key, b, t=transform: init_state(experiment.stage, t, key, b), key, shapes)
+        placed = shardings(state, Mesh(data=4, model=2).build())
+        sizes = jax.tree.leaves(jax.tree.map(lambda leaf: leaf.size, state))
+        for (path, where), size in zip(jax.tree_util.tree_leaves_with_path(placed), sizes):
+            if leaf_name(path).endswith("/kernel") and size >= SMALL:
+                assert "data" in where.spec

@@ -1,0 +1,94 @@
+"""The whole cascade at its smallest: every config, shrunk, trains two steps, then paints and is exported."""
+
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from t2i_jax.dalle2 import STAGES, DallE2
+from t2i_jax.diffusion import DPMSolverPP, Euler
+from t2i_jax.interop import export_cascade, import_model
+from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.training import Checkpoints, Reports
+from t2i_jax.training.loop import train
+
+pytestmark = pytest.mark.stress  # five compilations of a training step: minutes on two cores
+
+VAE = AutoencoderKL(channels=(4, 4, 8, 8), latent_channels=16, groups=4)
+TINY_CLIP = CLIP(
+    TextTower(vocab=2048, context=16, width=16, depth=1, heads=2),
+    VisionTower(image_size=64, patch=16, width=16, depth=1, heads=2),
+    16,
+)
+NETWORK = {"width": 16, "depth": 2, "heads": 2}
+
+
+def config(name):
+    return importlib.import_module(f"configs.emoji.{name}").config()
+
+
+def shrunk(name):
+    """The config with the same structure, a tiny model and two steps."""
+    experiment = config(name)
+    stage = experiment.stage
+    if name == "vae":
+        stage = dataclasses.replace(stage, model=VAE)
+    elif name == "clip":
+        stage = dataclasses.replace(stage, model=TINY_CLIP)
+    elif name == "prior":
+        model = dataclasses.replace(stage.model, **NETWORK, embedding=16, text_width=16)
+        stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, sampler=DPMSolverPP(2))
+    else:
+        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=16)
+        stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, vae=VAE, sampler=Euler(2))
+    return dataclasses.replace(
+        experiment,
+        stage=stage,
+        steps=2,
+        data=dataclasses.replace(experiment.data, batch=8, split="val_pair"),
+        checkpoints=Checkpoints(every=1, keep=1),
+        reports=Reports(every=1, preview_every=2, previews=8, tensorboard=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cascade")
+    for name in STAGES:
+        assert train(shrunk(name), root) == 0
+    return root
+
+
+def test_every_stage_leaves_a_checkpoint_metrics_and_a_sheet(run):
+    for name in STAGES:
+        assert (run / name / "checkpoints" / "2").is_dir()
+        assert len((run / name / "metrics.jsonl").read_text().splitlines()) >= 2
+        assert list((run / name / "samples").glob("*.png"))
+
+
+def test_cascade_paints_the_same_pictures_for_the_same_seed(run):
+    model = DallE2.load(run)
+    one = model(["a red apple", "a whale"], n=2, seed=3)
+    assert one.shape == (4, 64, 64, 3) and one.dtype == np.uint8
+    np.testing.assert_array_equal(one, DallE2.load(run)(["a red apple", "a whale"], n=2, seed=3))
+    assert not np.array_equal(one, model(["a red apple", "a whale"], n=2, seed=4))
+
+
+def test_empty_caption_is_named(run):
+    with pytest.raises(ValueError, match="caption 1 of 2 is empty"):
+        DallE2.load(run)(["a whale", "  "])
+
+
+def test_missing_stage_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="prior"):
+        DallE2.load(tmp_path)
+
+
+def test_export_holds_the_trained_weights(run, tmp_path):
+    assert export_cascade(run, tmp_path) == list(STAGES)
+    model, params = import_model(tmp_path / "decoder")
+    assert model == DallE2.load(run).decoder.model
+    jax.tree.map(np.testing.assert_array_equal, params, DallE2.load(run).params["decoder"])
