@@ -8,6 +8,7 @@ of it is a function of the step, so every process and every repetition sees the 
 """
 
 import contextlib
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -34,8 +35,14 @@ class Stream(Iterator):
     def __init__(self, data: Data, dataset: Dataset, tokenizer: Tokenizer, shares: Shares, step: int, images: bool):
         self._data, self._dataset, self._tokenizer, self._shares = data, dataset, tokenizer, shares
         self._step, self._first, self._images = step, step, images
-        self._ahead: Iterator | None = None
         self.bad: dict[int, str] = {}
+        # TensorFlow's threads call Python: they must be gone before the interpreter is, or it aborts at exit
+        self._ahead: list[Iterator] = []
+        weakref.finalize(self, self._ahead.clear)
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self._ahead.clear()
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = self._pictures(self._step) if self._images else self._plan(self._step, lambda image: None)[0]
@@ -46,12 +53,12 @@ class Stream(Iterator):
 
     def _pictures(self, step: int) -> dict[str, np.ndarray]:
         tf = tensorflow()
-        if self._ahead is None:
-            self._ahead = self._pipeline(step).as_numpy_iterator()
+        if not self._ahead:
+            self._ahead.append(self._pipeline(step).as_numpy_iterator())
         try:
-            return next(self._ahead)
+            return next(self._ahead[0])
         except tf.errors.InvalidArgumentError:
-            self._ahead = None
+            self._ahead.clear()
 
         def pixels(image: bytes) -> np.ndarray:
             try:

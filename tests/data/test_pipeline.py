@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -208,6 +210,17 @@ def test_impossible_settings_are_refused(fields, says):
 def test_a_batch_that_processes_cannot_share_is_refused_at_once(mixed):
     with pytest.raises(ValueError, match="data.batch=8 is not divisible by 3 processes; the nearest is 9"):
         batches(SMALL, mixed, TOKENIZER, 0, process_index=0, process_count=3)
+
+
+def test_a_process_that_leaves_a_stream_running_ends_cleanly():
+    code = """
+from t2i_jax.data import Data, batches, load_dataset
+from t2i_jax.text import Tokenizer
+stream = batches(Data(memory_gb=0.0, truncate=True), load_dataset("emoji64"), Tokenizer.train(["a dog"], vocab=300), 0)
+print(next(stream)["image"].shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(64, 64, 64, 3)\n"), done.stderr
 
 
 def test_a_set_smaller_than_a_batch_fills_it_from_several_epochs(tmp_path):
