@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,7 +20,6 @@ from t2i_jax.types import Params
 FORMAT = 1
 CHUNK = 256
 """Views that go through the frozen stages at once."""
-_ADDRESS = re.compile(r"0x[0-9a-f]+")
 _NOTES = "notes.json"
 
 Function = Callable[[dict[str, Params], Array], dict[str, Array]]
@@ -126,10 +124,7 @@ def stored(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def program_digest(function: Function, frozen: dict[str, Params], batch: jax.ShapeDtypeStruct) -> str:
-    """SHA-256 of the program that JAX traces for ``function`` on ``CHUNK`` views: its code and every value in it."""
-    shape = jax.ShapeDtypeStruct((CHUNK, *batch.shape[1:]), batch.dtype)
-    closed = jax.make_jaxpr(function)(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), frozen), shape)
-    total = hashlib.sha256(_ADDRESS.sub("", str(closed.jaxpr)).encode())
-    for constant in closed.consts:
-        total.update(np.ascontiguousarray(constant).tobytes())
-    return total.hexdigest()
+    """SHA-256 of the program that JAX makes of ``function`` for ``CHUNK`` views: its code and every constant in it."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), frozen)
+    views = jax.ShapeDtypeStruct((CHUNK, *batch.shape[1:]), batch.dtype)
+    return hashlib.sha256(jax.jit(function).lower(shapes, views).as_text().encode()).hexdigest()

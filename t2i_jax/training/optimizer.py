@@ -106,7 +106,7 @@ class AdamW(Optimizer):
 class Muon(Optimizer):
     """Muon for the matrices named by ``matrices``, AdamW at the same rate for everything else."""
 
-    matrices: str = r"blocks.*/kernel$"
+    matrices: str = r"(blocks|last)/.*kernel$"
     """Regular expression over parameter names: the kernels that Muon updates (inputs and outputs do better on Adam)."""
     momentum: float = 0.95
     """Decay of Muon's momentum (Nesterov)."""
