@@ -35,6 +35,8 @@ def line_chart(title: str, x_name: str, x: Sequence[float], series: Mapping[str,
         style = f'stroke="{colour}" stroke-dasharray="{mark}"'
         parts.append(f'<polyline fill="none" stroke-width="2" {style} points="{path}"/>')
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
+        if len(series) == 1:
+            break  # the title says it
         across = _LEFT + i * (_W - _LEFT) / max(len(series), 1)
         parts.append(
             f'<line x1="{across:.0f}" x2="{across + 20:.0f}" y1="{_H - 12}" y2="{_H - 12}" stroke-width="2" {style}/>'
@@ -44,7 +46,7 @@ def line_chart(title: str, x_name: str, x: Sequence[float], series: Mapping[str,
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 2.5, 4, 5, 8 times a power of ten."""
+    """The next of 1, 2, 4, 8 times a power of ten, whose quarters read well."""
     if value <= 0:
         return 1.0
     power = 1.0
@@ -52,4 +54,4 @@ def _round_up(value: float) -> float:
         power /= 10.0
     while power * 10.0 <= value:
         power *= 10.0
-    return next(step * power for step in (1.0, 2.0, 2.5, 4.0, 5.0, 8.0, 10.0) if step * power >= value - 1e-12)
+    return next(step * power for step in (1.0, 2.0, 4.0, 8.0, 10.0) if step * power >= value - 1e-12)

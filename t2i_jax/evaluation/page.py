@@ -20,15 +20,15 @@ body { margin: 0 auto; max-width: 1120px; padding: 24px 20px 80px; font: 15px/1.
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 44px 0 4px; }
 h3 { font-size: 15px; margin: 24px 0 0; }
 p { color: var(--soft); margin: 0 0 12px; max-width: 84ch; }
-.tiles { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 18px; }
-.tile { background: var(--tile); border-radius: 8px; padding: 10px 14px; font-size: 13px; flex: 1 1 150px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 10px; margin-top: 18px; }
+.tile { background: var(--tile); border-radius: 8px; padding: 10px 14px; font-size: 13px; }
 .tile b { display: block; font-size: 20px; } .good b { color: var(--good); } .bad b { color: var(--bad); }
 .scroll { overflow-x: auto; margin-bottom: 14px; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
 th { color: var(--soft); font-weight: 500; max-width: 120px; } th:first-child, td:first-child { text-align: left; }
 .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(176px, 1fr)); gap: 16px 14px; }
-.cells.wide { grid-template-columns: repeat(auto-fill, minmax(352px, 1fr)); }
+.cells.wide { grid-template-columns: repeat(auto-fill, minmax(336px, 1fr)); }
 figure { margin: 0; } figure div { display: flex; gap: 3px; flex-wrap: wrap; }
 span { display: block; line-height: 1.2; } small { color: var(--soft); font-size: 11px; }
 img { width: 84px; height: 84px; image-rendering: pixelated; border: 1px solid var(--line); border-radius: 4px;

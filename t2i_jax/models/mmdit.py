@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import attention, check_heads
+from t2i_jax.models.dense import Dense
 from t2i_jax.models.time import MLP, sinusoid
 from t2i_jax.types import Embedding, Features, Latent, Time
 
@@ -68,14 +69,14 @@ class MMDiT(nn.Module):
                 f"MMDiT: latent {h}x{w}x{c} with patch={p}, in_channels={self.in_channels}, grid={self.grid}: sides "
                 f"must be multiples of patch and at most patch*grid, channels equal to in_channels"
             )
-        dense = partial(nn.Dense, dtype=self.dtype)
+        dense = partial(Dense, dtype=self.dtype)
         x = dense(self.width, name="patches")(rearrange(latent, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p))
         x = x + positions(self.width, self.grid, h // p, w // p).astype(x.dtype)
         text = dense(self.width, name="context")(context)
         condition = MLP(self.width, self.dtype, name="time")(sinusoid(1000.0 * time, FREQUENCIES))
         condition = jax.nn.silu(condition + MLP(self.width, self.dtype, name="pooled")(pooled))
 
-        block = nn.remat(JointBlock, prevent_cse=False, static_argnums=()) if self.remat else JointBlock
+        block = nn.remat(JointBlock, prevent_cse=False) if self.remat else JointBlock
         fields = (self.width, self.heads, self.qk_norm, self.dtype)
         layers = nn.scan(
             lambda module, carry, given: (module(*carry, given), None),
@@ -106,7 +107,7 @@ class JointBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Stream, text: TextStream, condition: Vector) -> tuple[Stream, TextStream]:
         d, dtype = self.width, self.dtype
-        dense = partial(nn.Dense, dtype=dtype)
+        dense = partial(Dense, dtype=dtype)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(zeros(6 * d, dtype, "modulation")(condition), 6, -1)
         given = zeros((2 if self.last else 6) * d, dtype, "context_modulation")(condition)
         if self.last:
@@ -138,13 +139,13 @@ class JointBlock(nn.Module):
         return q, k, v
 
     def mlp(self, x: Stream, stream: str) -> Stream:
-        inner = nn.Dense(4 * self.width, dtype=self.dtype, name=f"{stream}fc1")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(jax.nn.gelu(inner, approximate=True))
+        inner = Dense(4 * self.width, dtype=self.dtype, name=f"{stream}fc1")(x)
+        return Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(jax.nn.gelu(inner, approximate=True))
 
 
-def zeros(features: int, dtype: str, name: str) -> nn.Dense:
+def zeros(features: int, dtype: str, name: str) -> Dense:
     """A dense layer that starts at zero: a fresh network adds nothing (adaLN-zero)."""
-    return nn.Dense(features, dtype=dtype, name=name, kernel_init=nn.initializers.zeros_init())
+    return Dense(features, dtype=dtype, name=name, kernel_init=nn.initializers.zeros_init())
 
 
 def modulate(x: Stream, shift: Vector, scale: Vector, dtype: str) -> Stream:

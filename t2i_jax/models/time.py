@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from t2i_jax.models.dense import Dense
 from t2i_jax.types import Time
 
 
@@ -30,5 +31,5 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b d"]:
-        x = nn.Dense(self.width, dtype=self.dtype, name="fc1")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="fc2")(jax.nn.silu(x))
+        x = Dense(self.width, dtype=self.dtype, name="fc1")(x)
+        return Dense(self.width, dtype=self.dtype, name="fc2")(jax.nn.silu(x))

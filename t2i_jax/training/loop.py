@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from t2i_jax.parallel.compilation import keep_compiled
+from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.cache import Cache
@@ -37,6 +38,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
     the experiment, its data, its directory or the stages it reads.
     """
+    keep_memory()
     keep_compiled()
     stage, reports, paths = experiment.stage, experiment.reports, Run(Path(run), experiment.stage.name)
     mesh = experiment.mesh.build()

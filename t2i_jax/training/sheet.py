@@ -21,8 +21,8 @@ def sheet(images: np.ndarray, captions: list[str], path: str | Path, columns: in
     """Write a PNG (or what the path's ending says).
 
     ``images``: uint8 or floats in [-1, 1], [n, h, w, 3], n = k × the number of captions; caption i has the pictures
-    i, i + len(captions), …. ``columns``: captions a row (about square unless given). Raises ValueError where the
-    numbers don't fit.
+    i, i + len(captions), …. ``columns``: captions a row (a little wider than high unless given). Raises ValueError
+    where the numbers don't fit.
     """
     pixels = as_pixels(images)
     n, h, w, _ = pixels.shape
@@ -31,7 +31,7 @@ def sheet(images: np.ndarray, captions: list[str], path: str | Path, columns: in
     each, scale = n // len(captions), max(1, -(-_LEAST // min(h, w)))
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     h, w = h * scale, w * scale
-    columns = columns or max(1, round(math.sqrt(len(captions) / each)))
+    columns = columns or max(1, round(math.sqrt(2 * len(captions) / each)))
     rows = -(-len(captions) // columns)
     font = ImageFont.load_default(_FONT)
     cell_w = each * (w + 2) - 2
