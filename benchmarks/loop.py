@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 
@@ -39,7 +40,7 @@ SPLIT = "train[:512]"
 class Clock(Reporter):
     """Notes the CPU time at which each step's numbers were in."""
 
-    seconds: list[float] = []
+    seconds: ClassVar[list[float]] = []
 
     def add(self, step: int, metrics: dict) -> None:
         super().add(step, metrics)

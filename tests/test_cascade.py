@@ -15,8 +15,6 @@ from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.training import Checkpoints, Reports
 from t2i_jax.training.loop import train
 
-pytestmark = pytest.mark.stress  # five compilations of a training step: minutes on two cores
-
 VAE = AutoencoderKL(channels=(4, 4, 8, 8), latent_channels=16, groups=4)
 TINY_CLIP = CLIP(
     TextTower(vocab=2048, context=16, width=16, depth=1, heads=2),

@@ -8,8 +8,6 @@ import pytest
 
 from t2i_jax.dalle2 import STAGES
 
-pytestmark = pytest.mark.stress
-
 
 @pytest.mark.parametrize("name", STAGES)
 def test_config_builds_at_full_size(name):
