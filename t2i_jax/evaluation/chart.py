@@ -35,13 +35,10 @@ def line_chart(title: str, x_name: str, x: Sequence[float], series: Mapping[str,
         style = f'stroke="{colour}" stroke-dasharray="{mark}"'
         parts.append(f'<polyline fill="none" stroke-width="2" {style} points="{path}"/>')
         parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in points]
-        if len(series) == 1:
-            break  # the title says it
-        across = _LEFT + i * (_W - _LEFT) / max(len(series), 1)
-        parts.append(
-            f'<line x1="{across:.0f}" x2="{across + 20:.0f}" y1="{_H - 12}" y2="{_H - 12}" stroke-width="2" {style}/>'
-        )
-        parts.append(f'<text x="{across + 25:.0f}" y="{_H - 8}">{escape(name)}</text>')
+        if len(series) > 1:
+            left, y = _LEFT + i * (_W - _LEFT) / len(series), _H - 12
+            parts.append(f'<line x1="{left:.0f}" x2="{left + 20:.0f}" y1="{y}" y2="{y}" stroke-width="2" {style}/>')
+            parts.append(f'<text x="{left + 25:.0f}" y="{_H - 8}">{escape(name)}</text>')
     return f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
 
 

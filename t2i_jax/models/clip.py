@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import check_heads
+from t2i_jax.models.dense import Dense
 from t2i_jax.models.transformer import Transformer, causal
 from t2i_jax.types import Embedding, Features, Image, Tokens
 
@@ -83,7 +84,7 @@ class VisionTower(nn.Module):
             raise ValueError(f"VisionTower: picture {image.shape[1]}x{image.shape[2]} for image_size={self.image_size}")
         p = self.patch
         patches = rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p)
-        x = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="patches")(patches)
+        x = Dense(self.width, use_bias=False, dtype=self.dtype, name="patches")(patches)
         cls = self.param("class", nn.initializers.normal(self.width**-0.5), (self.width,), jnp.float32)
         place = self.param("position", nn.initializers.normal(0.02), (x.shape[1] + 1, self.width), jnp.float32)
         x = jnp.concatenate([jnp.broadcast_to(cls.astype(x.dtype), (x.shape[0], 1, self.width)), x], axis=1) + place
@@ -104,8 +105,8 @@ class CLIP(nn.Module):
     def setup(self):
         self.text_tower = self.text.copy()
         self.vision_tower = self.vision.copy()
-        self.text_projection = nn.Dense(self.embedding, use_bias=False, dtype=self.text.dtype)
-        self.vision_projection = nn.Dense(self.embedding, use_bias=False, dtype=self.vision.dtype)
+        self.text_projection = Dense(self.embedding, use_bias=False, dtype=self.text.dtype)
+        self.vision_projection = Dense(self.embedding, use_bias=False, dtype=self.vision.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
 
     def encode_text(self, tokens: Tokens) -> tuple[Features, Embedding]:

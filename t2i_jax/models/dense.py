@@ -1,4 +1,4 @@
-"""The dense layer of the transformers: ``y = x @ kernel + bias``, with a gradient that is fast on a CPU too.
+"""The dense layer of every model: ``y = x @ kernel + bias``, with a gradient that is fast on a CPU too.
 
 The gradient of the kernel is ``x^T dy``. XLA folds that transposition into the product and then, on a CPU, leaves the
 fast matrix kernels; held apart from the product, the transposition costs one pass over x and the product runs at full

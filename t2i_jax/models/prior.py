@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from t2i_jax.models.attention import check_heads
+from t2i_jax.models.dense import Dense
 from t2i_jax.models.time import MLP, sinusoid
 from t2i_jax.models.transformer import Transformer, causal
 from t2i_jax.types import Embedding, Features, Time
@@ -52,7 +53,7 @@ class PriorTransformer(nn.Module):
         b, length, _ = features.shape
         if length != self.context:
             raise ValueError(f"PriorTransformer: {length} token features with context={self.context}; they must agree")
-        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, name=name)
+        dense = lambda name: Dense(self.width, dtype=self.dtype, name=name)
         query = self.param("query", nn.initializers.normal(0.02), (self.width,), jnp.float32)
         place = self.param("position", nn.initializers.normal(0.02), (length + EXTRA, self.width), jnp.float32)
         single = [
@@ -68,4 +69,4 @@ class PriorTransformer(nn.Module):
         sizes = (self.width, self.depth, self.heads, 4 * self.width, "gelu", self.dtype, self.remat, self.unroll)
         x = Transformer(*sizes, name="transformer")(x, mask)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x[:, -1])
-        return nn.Dense(self.embedding, dtype=self.dtype, name="out")(x).astype(jnp.float32)
+        return Dense(self.embedding, dtype=self.dtype, name="out")(x).astype(jnp.float32)

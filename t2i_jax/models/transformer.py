@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from t2i_jax.models.attention import attention, check_heads
+from t2i_jax.models.dense import Dense
 
 Stream = Float[Array, "b l d"]
 Mask = Bool[Array, "#b 1 #l l"]
@@ -36,7 +37,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Stream, mask: Mask | None) -> Stream:
-        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)
+        dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
         norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         qkv = rearrange(dense(3 * self.width, "qkv")(norm("norm1")(x)), "b l (s k d) -> s b l k d", s=3, k=self.heads)
         mixed = attention(*qkv, mask)

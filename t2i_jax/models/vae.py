@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from t2i_jax.models.conv import Conv, GroupNorm
+from t2i_jax.models.dense import Dense
 from t2i_jax.types import Image, Latent
 
 Grid = Float[Array, "b i j c"]  # latents beside the picture [b, h, w, 3] they belong to: i = h / factor
@@ -56,10 +57,10 @@ class SpatialAttention(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
         d = x.shape[-1]
         tokens = rearrange(GroupNorm(self.groups, dtype=self.dtype, name="norm")(x), "b h w c -> b (h w) c")
-        q, k, v = (nn.Dense(d, dtype=self.dtype, name=name)(tokens) for name in ("query", "key", "value"))
+        q, k, v = (Dense(d, dtype=self.dtype, name=name)(tokens) for name in ("query", "key", "value"))
         logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
         mixed = jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(logits).astype(self.dtype), v)
-        return x + nn.Dense(d, dtype=self.dtype, name="out")(mixed).reshape(x.shape)
+        return x + Dense(d, dtype=self.dtype, name="out")(mixed).reshape(x.shape)
 
 
 class Middle(nn.Module):

@@ -2,21 +2,33 @@
 
 A step on a CPU allocates its temporaries anew, gigabytes of them. glibc maps such blocks from the kernel and gives them
 back, and the kernel clears every page again: a third of a decoder step's CPU time. With the settings below the same
-pages serve every step.
+pages serve every step. They hold for threads that start later, so ``keep_memory`` comes before JAX's first computation.
 """
 
 import ctypes
 import sys
+from importlib.util import find_spec
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+import jax
+
+# glibc's malloc.h. One arena for all threads: those of other threads can't grow past 64 MiB and map what is larger.
+_SETTINGS = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
+_PLUGINS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 def keep_memory() -> bool:
-    """Tell glibc to keep freed memory. Returns whether it does: systems without glibc stay as they are."""
-    if sys.platform != "linux":
+    """Tell glibc to keep freed memory, where JAX will compute on a CPU. Returns whether it does.
+
+    Systems without glibc and hosts of accelerators stay as they are: there the temporaries are the device's, and one
+    arena would make the input pipeline's threads wait for each other.
+    """
+    if sys.platform != "linux" or not _on_cpu():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    settings = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    return mallopt is not None and all([mallopt(name, value) == 1 for name, value in _SETTINGS.values()])
+
+
+def _on_cpu() -> bool:
+    """Whether JAX will choose a CPU, found out without starting a backend."""
+    asked = jax.config.jax_platforms
+    return asked == "cpu" if asked else not any(map(find_spec, _PLUGINS))
