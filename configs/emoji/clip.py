@@ -12,17 +12,17 @@ from t2i_jax.stages.clip import Softmax
 from t2i_jax.training import AdamW, Cosine, Experiment, Reports
 
 MODEL = CLIP(
-    text=TextTower(vocab=2048, context=16, width=256, depth=4, heads=4),
-    vision=VisionTower(image_size=64, patch=8, width=256, depth=4, heads=4),
-    embedding=256,
+    text=TextTower(vocab=2048, context=16, width=192, depth=3, heads=3, unroll=3),
+    vision=VisionTower(image_size=64, patch=16, width=192, depth=4, heads=3, unroll=4),
+    embedding=192,
 )
 
 
 def config() -> Experiment:
     return Experiment(
         stage=ClipStage(model=MODEL, objective=Softmax(0.05)),
-        data=dataclasses.replace(DATA, batch=128, flip=True),
-        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=300), decay=0.1),
+        data=dataclasses.replace(DATA, batch=256, flip=True),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=100), decay=0.1),
         steps=3000,
         reports=Reports(preview_every=1000),
     )

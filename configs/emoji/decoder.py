@@ -8,20 +8,39 @@ import dataclasses
 from configs.emoji.clip import MODEL as CLIP
 from configs.emoji.vae import DATA
 from configs.emoji.vae import MODEL as VAE
+from t2i_jax.diffusion.process import Clean, LossIn, Process
+from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.stages import DecoderStage
 from t2i_jax.training import AdamW, Cosine, Experiment, Reports
 
 MODEL = MMDiT(
-    patch=1, in_channels=16, out_channels=16, width=256, depth=8, heads=4, context_width=256, pooled_width=256, grid=4
+    patch=1,
+    in_channels=16,
+    out_channels=16,
+    width=256,
+    depth=8,
+    heads=4,
+    context_width=192,
+    pooled_width=192,
+    grid=4,
+    unroll=7,
 )
 
 
 def config() -> Experiment:
     return Experiment(
-        stage=DecoderStage(model=MODEL, vae=VAE, clip=CLIP, drop_image=0.1, drop_text=0.1, embedding_noise=0.3),
-        data=dataclasses.replace(DATA, batch=256),
-        optimizer=AdamW(learning_rate=1.2e-3, schedule=Cosine(warmup=300)),
+        stage=DecoderStage(
+            model=MODEL,
+            vae=VAE,
+            clip=CLIP,
+            process=Process(Flow(), Clean(), LossIn()),
+            drop_image=0.1,
+            drop_text=0.1,
+            embedding_noise=0.3,
+        ),
+        data=dataclasses.replace(DATA, batch=128),
+        optimizer=AdamW(learning_rate=1.2e-3, schedule=Cosine(warmup=100)),
         steps=3000,
         reports=Reports(preview_every=500),
     )

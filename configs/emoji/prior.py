@@ -11,14 +11,14 @@ from t2i_jax.models.prior import PriorTransformer
 from t2i_jax.stages import PriorStage
 from t2i_jax.training import AdamW, Cosine, Experiment, Reports
 
-MODEL = PriorTransformer(embedding=256, width=256, depth=4, heads=4, context=16, text_width=256)
+MODEL = PriorTransformer(embedding=192, width=192, depth=4, heads=3, context=16, text_width=192)
 
 
 def config() -> Experiment:
     return Experiment(
         stage=PriorStage(model=MODEL, clip=CLIP),
         data=dataclasses.replace(DATA, batch=256),
-        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=200)),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=100)),
         steps=4000,
         reports=Reports(preview_every=2000),
     )

@@ -8,20 +8,31 @@ import dataclasses
 from configs.emoji.clip import MODEL as CLIP
 from configs.emoji.vae import DATA
 from configs.emoji.vae import MODEL as VAE
+from t2i_jax.diffusion.process import Clean, LossIn, Process
+from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.stages import UpsamplerStage
 from t2i_jax.training import AdamW, Cosine, Experiment, Reports
 
 MODEL = MMDiT(
-    patch=2, in_channels=32, out_channels=16, width=256, depth=6, heads=4, context_width=256, pooled_width=256, grid=4
+    patch=2,
+    in_channels=32,
+    out_channels=16,
+    width=256,
+    depth=6,
+    heads=4,
+    context_width=192,
+    pooled_width=192,
+    grid=4,
+    unroll=5,
 )
 
 
 def config() -> Experiment:
     return Experiment(
-        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP),
+        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn())),
         data=dataclasses.replace(DATA, batch=256),
-        optimizer=AdamW(learning_rate=1.2e-3, schedule=Cosine(warmup=300)),
+        optimizer=AdamW(learning_rate=1.2e-3, schedule=Cosine(warmup=100)),
         steps=2000,
         reports=Reports(preview_every=1000),
     )

@@ -24,9 +24,12 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    flat, dy_flat = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    dkernel = lax.platform_dependent(flat, dy_flat, cpu=_apart, default=lambda x, dy: x.T @ dy)
-    return dy @ kernel.T, dkernel
+    return dy @ kernel.T, kernel_gradient(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+
+
+def kernel_gradient(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """``x^T dy``."""
+    return lax.platform_dependent(x, dy, cpu=_apart, default=lambda x, dy: x.T @ dy)
 
 
 def _apart(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from t2i_jax.models.conv import Conv, GroupNorm
+from t2i_jax.models.conv import Conv, DoublingConv, GroupNorm
 from t2i_jax.models.dense import Dense
 from t2i_jax.types import Image, Latent
 
@@ -97,8 +97,7 @@ class Stack(nn.Module):
         if self.resample == "down":
             x = Conv(self.features, stride=2, padding=((0, 1), (0, 1)), dtype=self.dtype, name="resample")(x)
         if self.resample == "up":
-            x = x.repeat(2, axis=1).repeat(2, axis=2)
-            x = Conv(self.features, dtype=self.dtype, name="resample")(x)
+            x = DoublingConv(self.features, dtype=self.dtype, name="resample")(x)
         return x
 
 
