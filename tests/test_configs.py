@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from configs.emoji.captions import SEEN, UNSEEN
+from t2i_jax import load_dataset
 from t2i_jax.dalle2 import STAGES
 
 
@@ -26,3 +28,11 @@ def test_config_builds_at_full_size(name):
         return stage.loss(stage.init(key, batch), frozen, key, batch | features)[0]
 
     assert jax.eval_shape(loss, jax.random.key(0), batch).shape == ()
+
+
+def test_the_sheets_captions_are_seen_and_unseen_as_it_says():
+    trained = [caption for captions in load_dataset("emoji64", "train").captions for caption in captions]
+    held_out = [caption for captions in load_dataset("emoji64", "val_pair").captions for caption in captions]
+    assert set(SEEN) <= set(trained)
+    assert set(UNSEEN) <= set(held_out) - set(trained)
+    assert {caption.split(",")[0] for caption in UNSEEN} <= set(trained)  # the thing itself is known

@@ -1,11 +1,9 @@
-"""Sentences of the demo's sheet. The first row's things are in the training pictures in that style; the second row asks
-for known things in a style in which no training picture shows them."""
+"""Sentences of the demo's sheet: four things in a style in which training pictures show them, then four in a style in
+which none does."""
+
+SEEN = ["red apple, noto style", "whale, fluent 3d style", "taco, twemoji style", "octopus, fluent flat style"]
+UNSEEN = ["crab, noto style", "green heart, fluent 3d style", "panda, twemoji style", "koala, fluent flat style"]
 
 
 def captions() -> list[str]:
-    return [
-        "red apple, noto style",
-        "whale, fluent 3d style",
-        "taco, twemoji style",
-        "backpack, fluent flat style",
-    ]
+    return SEEN + UNSEEN

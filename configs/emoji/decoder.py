@@ -24,7 +24,6 @@ MODEL = MMDiT(
     context_width=192,
     pooled_width=192,
     grid=4,
-    unroll=7,
 )
 
 
