@@ -26,6 +26,7 @@ CORE = [
     "pillow>=11",
     "pyarrow>=18",
     "sentencepiece>=0.2.1",
+    "protobuf>=5",  # what sentencepiece's description of a model needs, and does not ask for
     "safetensors>=0.5",
     "einops>=0.8",
     "jaxtyping>=0.3",

@@ -9,10 +9,10 @@ from configs.emoji.vae import DATA
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.stages import ClipStage
 from t2i_jax.stages.clip import Softmax
-from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+from t2i_jax.training import Cosine, Experiment, Muon, Reports
 
 MODEL = CLIP(
-    text=TextTower(vocab=2048, context=16, width=192, depth=3, heads=3, unroll=3),
+    text=TextTower(vocab=3072, context=12, width=192, depth=3, heads=3, unroll=3),
     vision=VisionTower(image_size=64, patch=16, width=192, depth=4, heads=3, unroll=4),
     embedding=192,
 )
@@ -22,9 +22,9 @@ def config() -> Experiment:
     return Experiment(
         stage=ClipStage(model=MODEL, objective=Softmax(0.05)),
         data=dataclasses.replace(DATA, batch=256, flip=True),
-        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=100), decay=0.1),
-        steps=3000,
-        reports=Reports(preview_every=1000),
+        optimizer=Muon(learning_rate=2e-3, schedule=Cosine(warmup=50), decay=0.1, iterations=3),
+        steps=1200,
+        reports=Reports(preview_every=600),
     )
 
 

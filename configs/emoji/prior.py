@@ -11,7 +11,7 @@ from t2i_jax.models.prior import PriorTransformer
 from t2i_jax.stages import PriorStage
 from t2i_jax.training import AdamW, Cosine, Experiment, Reports
 
-MODEL = PriorTransformer(embedding=192, width=192, depth=4, heads=3, context=16, text_width=192)
+MODEL = PriorTransformer(embedding=192, width=192, depth=4, heads=3, context=12, text_width=192)
 
 
 def config() -> Experiment:

@@ -8,21 +8,22 @@ import dataclasses
 from t2i_jax.data import Data
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages import VAEStage
-from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+from t2i_jax.training import Cosine, Experiment, Muon, Reports
 
 MODEL = AutoencoderKL(channels=(16, 32, 64, 128), layers=1, latent_channels=16, groups=8, attention=True)
-DATA = Data(dataset="emoji64", split="train", batch=64, image_size=64, context=16, truncate=True, flip=False)
+MATRICES = r"^(?!.*conv_(in|out)).*kernel$"
+DATA = Data(dataset="emoji64", split="train", batch=64, image_size=64, context=12, truncate=True, flip=False)
 
 
 def config() -> Experiment:
     return Experiment(
         stage=VAEStage(model=MODEL, crop=32),
         data=dataclasses.replace(DATA, batch=32),
-        optimizer=AdamW(learning_rate=2e-3, schedule=Cosine(warmup=200)),
-        steps=12_000,
-        reports=Reports(preview_every=4000),
+        optimizer=Muon(learning_rate=5e-3, schedule=Cosine(warmup=100), matrices=MATRICES, iterations=3),
+        steps=4500,
+        reports=Reports(preview_every=1500),
     )
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=2400)
+    return dataclasses.replace(config(), steps=1100)

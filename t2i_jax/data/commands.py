@@ -49,7 +49,7 @@ def build(
         print(f"left out {sum(manifest['skipped'].values()):,}: {reasons}; listed in {Path(out) / version / SKIPPED}")
 
 
-def tokenizer(dataset: Annotated[str, tyro.conf.Positional], out: str, split: str = "train", vocab: int = 2048) -> None:
+def tokenizer(dataset: Annotated[str, tyro.conf.Positional], out: str, split: str = "train", vocab: int = 3072) -> None:
     """Train a SentencePiece tokenizer on a data set's captions; the same captions give the same file.
 
     Args:

@@ -50,6 +50,13 @@ def test_training_twice_gives_the_same_bytes_and_another_caption_gives_others(tm
     assert Tokenizer.train([*CAPTIONS, "seven purple elephants"], vocab=340).digest != TOKENIZER.digest
 
 
+def test_a_word_of_every_caption_is_one_piece_though_no_other_word_contains_it():
+    things = ("whale", "whaler", "apple", "apples", "crab", "crabs", "zebra", "table")
+    tokenizer = Tokenizer.train([f"{thing}, noto style" for thing in things], vocab=400)
+    begin, *pieces, end = tokenizer(["whale, noto style"], 8)[0][: tokenizer.lengths(["whale, noto style"])[0]]
+    assert [tokenizer.decode([piece]) for piece in pieces[-2:]] == ["noto", "style"]
+
+
 def test_few_captions_give_fewer_pieces_than_asked():
     assert 260 < Tokenizer.train(["a dog", "a cat"], vocab=8192).vocab < 300
 
