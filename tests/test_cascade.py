@@ -17,7 +17,7 @@ from t2i_jax.training.loop import train
 
 VAE = AutoencoderKL(channels=(4, 4, 8, 8), latent_channels=16, groups=4)
 TINY_CLIP = CLIP(
-    TextTower(vocab=2048, context=16, width=16, depth=1, heads=2),
+    TextTower(vocab=3072, context=12, width=16, depth=1, heads=2),
     VisionTower(image_size=64, patch=16, width=16, depth=1, heads=2),
     16,
 )

@@ -23,10 +23,10 @@ def config() -> Experiment:
         stage=ClipStage(model=MODEL, objective=Softmax(0.05)),
         data=dataclasses.replace(DATA, batch=256, flip=True),
         optimizer=Muon(learning_rate=2e-3, schedule=Cosine(warmup=50), decay=0.1, iterations=3),
-        steps=1200,
-        reports=Reports(preview_every=600),
+        steps=700,
+        reports=Reports(preview_every=350),
     )
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=600)
+    return dataclasses.replace(config(), steps=160)

@@ -12,19 +12,20 @@ from t2i_jax.diffusion.process import Clean, LossIn, Process
 from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.stages import DecoderStage
-from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+from t2i_jax.training import Cosine, Experiment, Muon, Reports
 
 MODEL = MMDiT(
-    patch=1,
+    patch=2,
     in_channels=16,
     out_channels=16,
-    width=256,
-    depth=8,
-    heads=4,
+    width=192,
+    depth=4,
+    heads=3,
     context_width=192,
     pooled_width=192,
-    grid=4,
+    grid=2,
 )
+MATRICES = r"(blocks|last)/(?!.*modulation).*kernel$"
 
 
 def config() -> Experiment:
@@ -34,16 +35,16 @@ def config() -> Experiment:
             vae=VAE,
             clip=CLIP,
             process=Process(Flow(), Clean(), LossIn()),
-            drop_image=0.1,
-            drop_text=0.1,
+            drop_image=0.4,
+            drop_text=0.2,
             embedding_noise=0.3,
         ),
-        data=dataclasses.replace(DATA, batch=128),
-        optimizer=AdamW(learning_rate=1.2e-3, schedule=Cosine(warmup=100)),
-        steps=3000,
-        reports=Reports(preview_every=500),
+        data=dataclasses.replace(DATA, batch=256),
+        optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
+        steps=2000,
+        reports=Reports(preview_every=1000),
     )
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=400)
+    return dataclasses.replace(config(), steps=360)

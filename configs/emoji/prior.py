@@ -9,7 +9,7 @@ from configs.emoji.clip import MODEL as CLIP
 from configs.emoji.vae import DATA
 from t2i_jax.models.prior import PriorTransformer
 from t2i_jax.stages import PriorStage
-from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+from t2i_jax.training import Cosine, Experiment, Muon, Reports
 
 MODEL = PriorTransformer(embedding=192, width=192, depth=4, heads=3, context=12, text_width=192)
 
@@ -18,11 +18,11 @@ def config() -> Experiment:
     return Experiment(
         stage=PriorStage(model=MODEL, clip=CLIP),
         data=dataclasses.replace(DATA, batch=256),
-        optimizer=AdamW(learning_rate=1e-3, schedule=Cosine(warmup=100)),
-        steps=4000,
-        reports=Reports(preview_every=2000),
+        optimizer=Muon(learning_rate=4e-3, schedule=Cosine(warmup=40), iterations=3),
+        steps=600,
+        reports=Reports(preview_every=300),
     )
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=500)
+    return dataclasses.replace(config(), steps=150)

@@ -6,21 +6,22 @@
 import dataclasses
 
 from configs.emoji.clip import MODEL as CLIP
+from configs.emoji.decoder import MATRICES
 from configs.emoji.vae import DATA
 from configs.emoji.vae import MODEL as VAE
 from t2i_jax.diffusion.process import Clean, LossIn, Process
 from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.stages import UpsamplerStage
-from t2i_jax.training import AdamW, Cosine, Experiment, Reports
+from t2i_jax.training import Cosine, Experiment, Muon, Reports
 
 MODEL = MMDiT(
     patch=2,
     in_channels=32,
     out_channels=16,
-    width=256,
-    depth=6,
-    heads=4,
+    width=192,
+    depth=4,
+    heads=3,
     context_width=192,
     pooled_width=192,
     grid=4,
@@ -31,11 +32,11 @@ def config() -> Experiment:
     return Experiment(
         stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn())),
         data=dataclasses.replace(DATA, batch=256),
-        optimizer=AdamW(learning_rate=1.2e-3, schedule=Cosine(warmup=100)),
-        steps=2000,
-        reports=Reports(preview_every=1000),
+        optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
+        steps=1000,
+        reports=Reports(preview_every=500),
     )
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=300)
+    return dataclasses.replace(config(), steps=200)

@@ -26,4 +26,4 @@ def config() -> Experiment:
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=1100)
+    return dataclasses.replace(config(), steps=700)
