@@ -41,10 +41,10 @@ def config() -> Experiment:
         ),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
-        steps=2000,
-        reports=Reports(preview_every=1000),
+        steps=1200,
+        reports=Reports(preview_every=600),
     )
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=360)
+    return dataclasses.replace(config(), steps=320)
