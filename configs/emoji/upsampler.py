@@ -33,8 +33,8 @@ def config() -> Experiment:
         stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn())),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
-        steps=2000,
-        reports=Reports(preview_every=1000),
+        steps=1000,
+        reports=Reports(preview_every=500),
     )
 
 
