@@ -23,17 +23,18 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from configs.emoji.decoder import MODEL
+from configs.emoji.vae import DATA
 from t2i_jax.interop import export_model
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.training.flops import count_flops
 
 RATE, DECAY = 1e-4, 0.01
-CONTEXT = 16
+CONTEXT = DATA.context
 
 
 def inputs(model: MMDiT, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Noise in the shapes of the demo: latents of the whole grid, 16 text tokens."""
+    """Noise in the shapes of the demo: latents of the whole grid, its text tokens."""
     rng = np.random.default_rng(seed)
     side = model.grid * model.patch
     draw = lambda *shape: rng.standard_normal(shape, np.float32)
