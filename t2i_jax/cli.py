@@ -36,38 +36,78 @@ def read_config(path: str | Path, variant: str = "config"):
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UsageError(f"no config at {path}; " + (f"there are: {', '.join(near)}" if near else "check the path"))
+    module = _module(path)
+    if not hasattr(module, variant):
+        raise UsageError(f"{path} has no function {variant}(); a config file defines `def config() -> Experiment`")
+    return getattr(module, variant)()
+
+
+def _module(path: Path):
     root = next((p for p in path.parents if p.name == "configs"), path.parent).parent
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     spec = importlib.util.spec_from_file_location(f"t2i_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, variant):
-        raise UsageError(f"{path} has no function {variant}(); a config file defines `def config() -> Experiment`")
-    return getattr(module, variant)()
+    return module
 
 
 def train(args: list[str]) -> int:
-    """Train one stage: ``t2i train CONFIG --run RUN [--field value ...]``. Continues where the run stopped.
+    """Train: ``t2i train CONFIG --run RUN [--field value ...]``. Continues where the run stopped.
 
-    RUN is the cascade's directory; the stage gets its own inside. Fields of the experiment are options
+    RUN is the cascade's directory; each stage gets its own inside. Fields of the experiment are options
     (``--stage.model.width 512 --data.batch 64``).
     """
     if not args or args[0] in ("-h", "--help"):
         print(
             "usage: t2i train CONFIG --run RUN [--field value ...]\n\n"
-            "CONFIG  a Python file with `def config() -> Experiment`, e.g. configs/emoji/decoder.py\n"
+            "CONFIG  a Python file with `def config() -> Experiment`, e.g. configs/emoji/decoder.py; or a folder of\n"
+            "        them, e.g. configs/emoji: every stage, each after those that it reads, on CPUs two side by side.\n"
+            "        CONFIG:NAME takes the function NAME instead of `config`\n"
             "RUN     the cascade's run directory (default: runs/NAME with NAME the config's folder)\n\n"
             "`t2i train CONFIG --help` lists every field of the experiment, its type and its value."
         )
         return 0
     config, rest = args[0], args[1:]
-    run, rest = _take(rest, "--run", str(Path("runs") / Path(config).resolve().parent.name))
-    experiment = read_config(config)
+    path, _, variant = config.partition(":")
+    variant = variant or "config"
+    folder = Path(path).is_dir()
+    name = Path(path).resolve().name if folder else Path(path).resolve().parent.name
+    run, rest = _take(rest, "--run", str(Path("runs") / name))
+    if folder:
+        if rest:
+            raise UsageError(
+                f"{path} is a folder of configs, and {rest[0]} would have to fit every stage of it; options of a field "
+                "need one config: t2i train " + str(Path(path) / "STAGE.py")
+            )
+        return _train_folder(Path(path), variant, run)
+    experiment = read_config(path, variant)
     experiment = tyro.cli(type(experiment), default=experiment, args=rest, prog=f"t2i train {config}")
     from t2i_jax.training import train as run_training
 
     return run_training(experiment, run)
+
+
+def _train_folder(folder: Path, variant: str, run: str) -> int:
+    """Train every stage that a file of ``folder`` describes."""
+    from t2i_jax.training.cascade import train_all
+
+    files = {}
+    for path in sorted(folder.glob("*.py")):
+        make = getattr(_module(path.resolve()), variant, None)
+        if make is not None:
+            stage = make().stage
+            if stage.name in files:
+                raise UsageError(f"{path} and {files[stage.name][0]} both train {stage.name!r}: move one of them away")
+            files[stage.name] = path, stage.reads
+    if not files:
+        raise UsageError(f"no file in {folder} has a function {variant}(); name a folder such as configs/emoji")
+    command = [sys.executable, "-m", "t2i_jax.cli", "train"]
+    order = sorted(files, key=lambda name: len(files[name][1]))
+    return train_all(
+        {name: [*command, f"{files[name][0]}:{variant}", "--run", run] for name in order},
+        {name: reads for name, (_, reads) in files.items()},
+    )
 
 
 def demo(
@@ -82,15 +122,10 @@ def demo(
         configs: Folder with one config a stage, each with a function ``demo()``.
         out: The sheet, a PNG.
     """
-    from t2i_jax.dalle2 import STAGES
-    from t2i_jax.training import train as run_training
-
     started = time.monotonic()
-    for name in STAGES:
-        code = run_training(read_config(Path(configs) / f"{name}.py", "demo"), run)
-        if code:
-            return code
-    print(f"trained {len(STAGES)} stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    if code := _train_folder(Path(configs), "demo", run):
+        return code
+    print(f"trained all stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
     captions = read_config(Path(configs) / "captions.py", "captions")
     _draw(run, captions, 4, 0, out)
     return 0

@@ -40,7 +40,8 @@ def shrunk(name):
         model = dataclasses.replace(stage.model, **NETWORK, embedding=16, text_width=16)
         stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, sampler=DPMSolverPP(2))
     else:
-        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=16)
+        pooled = 32 if name == "decoder" else 16
+        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=pooled)
         stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, vae=VAE, sampler=Euler(2))
     return dataclasses.replace(
         experiment,

@@ -18,11 +18,11 @@ MODEL = MMDiT(
     patch=2,
     in_channels=16,
     out_channels=16,
-    width=192,
+    width=256,
     depth=4,
-    heads=3,
-    context_width=192,
-    pooled_width=192,
+    heads=4,
+    context_width=CLIP.text.width,
+    pooled_width=2 * CLIP.embedding,
     grid=2,
 )
 MATRICES = r"(blocks|last)/(?!.*modulation).*kernel$"
@@ -40,9 +40,9 @@ def config() -> Experiment:
             embedding_noise=0.3,
         ),
         data=dataclasses.replace(DATA, batch=256),
-        optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
-        steps=2000,
-        reports=Reports(preview_every=1000),
+        optimizer=Muon(learning_rate=5e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
+        steps=2600,
+        reports=Reports(preview_every=1300),
     )
 
 

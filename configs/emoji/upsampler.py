@@ -22,15 +22,15 @@ MODEL = MMDiT(
     width=192,
     depth=4,
     heads=3,
-    context_width=192,
-    pooled_width=192,
+    context_width=CLIP.embedding,
+    pooled_width=CLIP.embedding,
     grid=4,
 )
 
 
 def config() -> Experiment:
     return Experiment(
-        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn())),
+        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn()), blur=0.5),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
         steps=1000,

@@ -12,7 +12,15 @@ from t2i_jax.training import Cosine, Experiment, Muon, Reports
 
 MODEL = AutoencoderKL(channels=(16, 32, 64, 128), layers=1, latent_channels=16, groups=8, attention=True)
 MATRICES = r"^(?!.*conv_(in|out)).*kernel$"
-DATA = Data(dataset="emoji64", split="train", batch=64, image_size=64, context=12, truncate=True, flip=False)
+DATA = Data(
+    dataset="emoji64",
+    split="train",
+    image_size=64,
+    context=12,
+    truncate=True,
+    caption_weights=(1.0, 4.0, 1.0, 3.0, 3.0),  # the second, fourth and fifth caption name the style
+    flip=False,
+)
 
 
 def config() -> Experiment:

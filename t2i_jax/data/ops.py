@@ -64,9 +64,22 @@ def choose_flips(seed: int, epoch: np.ndarray, index: np.ndarray, allowed: np.nd
 
 
 def choose_texts(
-    seed: int, epoch: np.ndarray, index: np.ndarray, captions: np.ndarray, keyword_probability: float
+    seed: int,
+    epoch: np.ndarray,
+    index: np.ndarray,
+    captions: np.ndarray,
+    weights: Sequence[float],
+    keyword_probability: float,
 ) -> np.ndarray:
-    """int64 [b]: the place of the drawn text in ``texts_of`` of each example, which has ``captions`` [b] captions."""
-    caption = bits(seed, _CAPTION, epoch, index) % captions.astype(np.uint64)
+    """int64 [b]: the place of the drawn text in ``texts_of`` of each example, which has ``captions`` [b] captions.
+
+    Caption i of an example is drawn in proportion to ``weights[i]``; those beyond the last weight share its value, and
+    without any all are alike.
+    """
+    weights = np.asarray(weights or (1.0,))
+    most = max(int(captions.max(initial=1)), len(weights))
+    upto = np.cumsum(np.pad(weights, (0, most - len(weights)), mode="edge"))
+    drawn = uniform(seed, _CAPTION, epoch, index) * upto[captions - 1]
+    caption = np.searchsorted(upto, drawn, side="right")
     keyword = uniform(seed, _KEYWORD, epoch, index) < keyword_probability
     return caption.astype(np.int64) + np.where(keyword, captions, 0)

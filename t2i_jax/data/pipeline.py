@@ -82,11 +82,12 @@ class Table:
         self._first = np.cumsum([0, *map(len, texts)])[:-1]
         self._count = np.array([len(row) for row in captions])
         self._may_flip = np.array([data.flip and may_flip(row) for row in captions])
-        self._keyword_probability = data.keyword_probability
+        self._data = data
 
     def batch(self, seed: int, epoch: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
         """All of a batch but the image."""
-        caption = choose_texts(seed, epoch, index, self._count[index], self._keyword_probability)
+        weights, keywords = self._data.caption_weights, self._data.keyword_probability
+        caption = choose_texts(seed, epoch, index, self._count[index], weights, keywords)
         return {
             "tokens": self._tokens[self._first[index] + caption],
             "index": index.astype(np.int32),

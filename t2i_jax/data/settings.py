@@ -21,6 +21,9 @@ class Data:
     """Cut captions that are longer than the context, losing their end, instead of refusing the data."""
     flip: bool = True
     """Mirror a picture in half of its visits, where its captions allow it."""
+    caption_weights: tuple[float, ...] = ()
+    """How often each of an example's captions is drawn, in proportion and in their order; those beyond the last weight
+    share its value. Empty: all alike."""
     keyword_probability: float = 0.0
     """Share of visits that see a caption's keywords in place of the caption."""
     memory_gb: float = 1.0
@@ -33,6 +36,11 @@ class Data:
             raise ValueError(f"data.batch={self.batch} and data.image_size={self.image_size} must be at least 1")
         if self.context < 3:
             raise ValueError(f"data.context={self.context} has no room beside the two marks; give at least 3")
+        if any(not weight >= 0 for weight in self.caption_weights) or self.caption_weights[:1] == (0,):
+            raise ValueError(
+                f"data.caption_weights={self.caption_weights}: none may be negative and the first must be positive, "
+                "because some examples have only one caption"
+            )
         for name in ("keyword_probability", "max_bad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}={getattr(self, name)} is a share: 0 to 1")

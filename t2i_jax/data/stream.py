@@ -103,7 +103,10 @@ class Stream(Iterator):
         rows, pictures = zip(*(self._usable(record, read) for record in self._dataset.records(index)))
         count = np.array([len(captions) for captions in rows])
         allowed = np.array([self._data.flip and may_flip(captions) for captions in rows])
-        caption = choose_texts(self._shares.seed, epoch, index, count, self._data.keyword_probability)
+        data = self._data
+        caption = choose_texts(
+            self._shares.seed, epoch, index, count, data.caption_weights, data.keyword_probability
+        )
         batch = {
             "tokens": self._tokenizer([text_at(row, int(c)) for row, c in zip(rows, caption)], self._data.context),
             "index": index.astype(np.int32),

@@ -22,13 +22,13 @@ def keep_memory() -> bool:
     Systems without glibc and hosts of accelerators stay as they are: there the temporaries are the device's, and one
     arena would make the input pipeline's threads wait for each other.
     """
-    if sys.platform != "linux" or not _on_cpu():
+    if sys.platform != "linux" or not on_cpu():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all([mallopt(name, value) == 1 for name, value in _SETTINGS.values()])
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
     """Whether JAX will choose a CPU, found out without starting a backend."""
     asked = jax.config.jax_platforms
     return asked == "cpu" if asked else not any(map(find_spec, _PLUGINS))

@@ -1,8 +1,9 @@
 """The decoder as a stage: from an image embedding and a caption's tokens to the latents of a small picture.
 
 An MM-DiT (Esser et al., https://arxiv.org/abs/2403.03206) whose context is CLIP's token features and whose pooled
-condition is the image embedding, as DALL-E 2's decoder is conditioned (https://arxiv.org/abs/2204.06125, section 2.1).
-Both conditions are dropped at random and independently, for guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598).
+condition is the image embedding beside the text embedding, as DALL-E 2's decoder is conditioned
+(https://arxiv.org/abs/2204.06125, section 2.1, on GLIDE's, whose last text feature joins the embedding of time). Both
+are dropped at random and independently, for guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598).
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from t2i_jax.stages.embeddings import image_embedding, keep, text_embedding
 from t2i_jax.stages.flow import flow_loss, vae_params
 from t2i_jax.stages.latents import decode, downscale, encode
 from t2i_jax.stages.prior import clip_params
-from t2i_jax.types import Batch, Latent, Params
+from t2i_jax.types import Batch, Embedding, Latent, Params
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class DecoderStage(Stage):
         c = self.vae.latent_channels
         side = self.model.patch * 2
         context = jnp.zeros((1, batch["tokens"].shape[1], self.clip.text.width))
-        pooled = jnp.zeros((1, self.clip.embedding))
+        pooled = jnp.zeros((1, 2 * self.clip.embedding))
         return self.model.init(rng, jnp.zeros((1, side, side, c)), jnp.zeros(1), context, pooled)["params"]
 
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
@@ -67,27 +68,30 @@ class DecoderStage(Stage):
         }
 
     def text_features(self, frozen: dict, tokens: Array) -> Features:
-        return {"text_features": text_embedding(self.clip, frozen["clip"], tokens)[0]}
+        features, embedding = text_embedding(self.clip, frozen["clip"], tokens)
+        return {"text_features": features, "text_embedding": embedding}
 
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(rng, 4)
-        clean, pooled = batch["latent"], batch["image_embedding"]
+        clean, image = batch["latent"], batch["image_embedding"]
         b = clean.shape[0]
-        pooled = pooled + self.embedding_noise * jax.random.normal(keys[0], pooled.shape)
-        pooled = pooled * keep(keys[1], b, self.drop_image)[:, None]
-        context = batch["text_features"] * keep(keys[2], b, self.drop_text)[:, None, None]
-        network = self.network(params, context, pooled)
+        image = image + self.embedding_noise * jax.random.normal(keys[0], image.shape)
+        image = image * keep(keys[1], b, self.drop_image)[:, None]
+        kept = keep(keys[2], b, self.drop_text)[:, None]
+        network = self.network(
+            params, image, batch["text_embedding"] * kept, batch["text_features"] * kept[..., None]
+        )
         return flow_loss(network, self.process, self.times, keys[3], clean), {}
 
-    def network(self, params: Params, context: Array, pooled: Array):
-        """(x_t, t) -> the model's output under these conditions."""
+    def network(self, params: Params, image: Embedding, text: Embedding, context: Array):
+        """(x_t, t) -> the model's output for these image and text embeddings and token features; zeros hide one."""
+        pooled = jnp.concatenate([image, text], axis=-1)
         return lambda x, t: self.model.apply({"params": params}, x, t, context, pooled)
 
     def sample(self, params: Params, rng: Array, condition: Batch, side: int) -> Latent:
-        """Latents [b,side,side,c] for ``image_embedding`` [b,e] and ``text_features`` [b,l,d]."""
-        context, pooled = condition["text_features"], condition["image_embedding"]
-        noise = jax.random.normal(rng, (context.shape[0], side, side, self.vae.latent_channels))
-        condition = (context, pooled)
+        """Latents [b,side,side,c] for ``image_embedding`` and ``text_embedding`` [b,e], ``text_features`` [b,l,d]."""
+        condition = tuple(condition[name] for name in ("image_embedding", "text_embedding", "text_features"))
+        noise = jax.random.normal(rng, (len(condition[0]), side, side, self.vae.latent_channels))
         null = jax.tree.map(jnp.zeros_like, condition)
         guided = self.guidance.paired(
             lambda x, t, given: self.process.denoiser(self.network(params, *given))(x, t), condition, null

@@ -2,7 +2,8 @@
 
 The same MM-DiT as the decoder, with the enlarged low-resolution latents beside the noise on the channel axis. In
 training they carry noise of a random level, so that the upsampler mends the decoder's errors instead of enlarging them
-(Ho et al., https://arxiv.org/abs/2106.15282, section 4). Its context is one token, the image embedding.
+(Ho et al., https://arxiv.org/abs/2106.15282, section 4). Its context is two tokens, image and text embedding: the style
+that a caption asks for is in details that the small picture doesn't show.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages.base import Features, Stage
-from t2i_jax.stages.embeddings import image_embedding, keep
+from t2i_jax.stages.embeddings import image_embedding, keep, text_embedding
 from t2i_jax.stages.flow import flow_loss, vae_params
 from t2i_jax.stages.latents import decode, downscale, encode, enlarge
 from t2i_jax.stages.prior import clip_params
@@ -44,13 +45,17 @@ class UpsamplerStage(Stage):
     """Largest noise level (as time of the flow) on the low-resolution latents in training."""
     drop_image: float = 0.1
     """Share of the examples that lose the image embedding."""
+    drop_text: float = 0.1
+    """Share of the examples that lose the text embedding."""
+    sampled_blur: float = 0.0
+    """Noise level on the low-resolution latents in sampling."""
     sampler: Sampler = Heun(8)
 
     def init(self, rng: Array, batch: Batch) -> Params:
         side = self.model.patch * 2
         x = jnp.zeros((1, side, side, 2 * self.vae.latent_channels))
         pooled = jnp.zeros((1, self.clip.embedding))
-        return self.model.init(rng, x, jnp.zeros(1), pooled[:, None], pooled)["params"]
+        return self.model.init(rng, x, jnp.zeros(1), jnp.stack([pooled, pooled], 1), pooled)["params"]
 
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
         return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
@@ -62,32 +67,40 @@ class UpsamplerStage(Stage):
             "image_embedding": image_embedding(self.clip, frozen["clip"], image),
         }
 
+    def text_features(self, frozen: dict, tokens: Array) -> Features:
+        return {"text_embedding": text_embedding(self.clip, frozen["clip"], tokens)[1]}
+
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        keys = jax.random.split(rng, 4)
-        small, pooled = batch["small"], batch["image_embedding"]
+        keys = jax.random.split(rng, 5)
+        small, pooled, text = batch["small"], batch["image_embedding"], batch["text_embedding"]
         b = small.shape[0]
         level = self.blur * jax.random.uniform(keys[0], (b,))
         small = self.process.corrupt(small, jax.random.normal(keys[1], small.shape), level)
         pooled = pooled * keep(keys[2], b, self.drop_image)[:, None]
-        network = self.network(params, small, pooled)
+        text = text * keep(keys[4], b, self.drop_text)[:, None]
+        network = self.network(params, small, pooled, text)
         return flow_loss(network, self.process, self.times, keys[3], batch["latent"]), {}
 
-    def network(self, params: Params, small: Latent, pooled: Embedding):
-        """(x_t, t) -> the model's output beside this low-resolution latent."""
+    def network(self, params: Params, small: Latent, pooled: Embedding, text: Embedding):
+        """(x_t, t) -> the model's output beside this low-resolution latent, for these image and text embeddings."""
+        context = jnp.stack([pooled, text], axis=1)
         large = enlarge(small, self.factor)
 
         def apply(x: Latent, t: Array) -> Latent:
             beside = jnp.concatenate([x, large], axis=-1)
-            return self.model.apply({"params": params}, beside, t, pooled[:, None], pooled)
+            return self.model.apply({"params": params}, beside, t, context, pooled)
 
         return apply
 
     def sample(self, params: Params, rng: Array, condition: Batch) -> Latent:
-        """Latents [b,factor*h,factor*w,c] for ``small`` [b,h,w,c] and ``image_embedding`` [b,e]."""
-        small, pooled = condition["small"], condition["image_embedding"]
+        """Latents [b,factor*h,factor*w,c] for ``small`` [b,h,w,c], ``image_embedding`` and ``text_embedding`` [b,e]."""
+        small, pooled, text = condition["small"], condition["image_embedding"], condition["text_embedding"]
         b, h, w, c = small.shape
-        noise = jax.random.normal(rng, (b, h * self.factor, w * self.factor, c))
-        plain = self.process.denoiser(self.network(params, small, pooled))
+        noise_key, blur_key = jax.random.split(rng)
+        noise = jax.random.normal(noise_key, (b, h * self.factor, w * self.factor, c))
+        level = jnp.full((b,), self.sampled_blur)
+        small = self.process.corrupt(small, jax.random.normal(blur_key, small.shape), level)
+        plain = self.process.denoiser(self.network(params, small, pooled, text))
         return self.sampler(plain, noise, self.process.schedule, rng)
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:

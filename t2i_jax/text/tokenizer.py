@@ -11,6 +11,7 @@ and cut to the context. Unigram pieces: Kudo 2018, "Subword Regularization"; Sen
 
 import hashlib
 import io
+import os
 import re
 import tempfile
 from collections import Counter
@@ -122,7 +123,7 @@ class Tokenizer:
         """Write the model file, with its folder; whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # stages that train side by side both write it
         part.write_bytes(self.model)
         part.replace(path)
 

@@ -34,7 +34,7 @@ def test_choices_are_fair_and_belong_to_the_visit():
     index = np.arange(6000)
     epoch = np.zeros_like(index)
     count = 1 + index % 5
-    place = choose_texts(7, epoch, index, count, 0.25)
+    place = choose_texts(7, epoch, index, count, (), 0.25)
     assert (place < 2 * count).all()
     assert abs((place >= count).mean() - 0.25) < 0.03
     assert abs(np.bincount((place % count)[count == 5], minlength=5) / 1200 - 0.2).max() < 0.05
@@ -42,4 +42,12 @@ def test_choices_are_fair_and_belong_to_the_visit():
     assert not flips[1::2].any()
     assert abs(flips[::2].mean() - 0.5) < 0.04
     np.testing.assert_array_equal(choose_flips(7, epoch[9:], index[9:], np.full(5991, True))[1::2], flips[10::2])
-    assert (choose_texts(7, epoch + 1, index, count, 0.25) != place).mean() > 0.4
+    assert (choose_texts(7, epoch + 1, index, count, (), 0.25) != place).mean() > 0.4
+
+
+def test_captions_are_drawn_by_their_weights_and_the_last_weight_goes_on():
+    index = np.arange(6000)
+    count = np.where(index % 2, 4, 2)
+    place = choose_texts(7, index * 0, index, count, (1.0, 0.0, 2.0), 0.0)
+    assert not place[count == 2].any()
+    assert abs(np.bincount(place[count == 4], minlength=4) / 3000 - [0.2, 0, 0.4, 0.4]).max() < 0.03

@@ -201,6 +201,7 @@ def test_captions_longer_than_the_context_are_refused_with_the_fix_or_cut(data, 
     ({"context": 2}, "data.context=2"),
     ({"keyword_probability": 1.5}, "data.keyword_probability=1.5"),
     ({"max_bad": -0.1}, "data.max_bad=-0.1"),
+    ({"caption_weights": (0.0, 1.0)}, "the first must be positive"),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(fields, says):
     with pytest.raises(ValueError, match=says):
