@@ -137,7 +137,8 @@ class DallE2:
             condition = self._condition(params, tokens, prior_key)
             side = self.image_size // self.decoder.factor // self.vae.model.factor
             small = self.decoder.sample(params["decoder"], decoder_key, condition, side)
-            latent = self.upsampler.sample(params["upsampler"], upsampler_key, condition | {"small": small})
+            condition["large"] = self.upsampler.enlarged(params["vae"], small)
+            latent = self.upsampler.sample(params["upsampler"], upsampler_key, condition)
             return to_uint8(decode(self.vae.model, params["vae"], latent))
 
         return jax.jit(paint)

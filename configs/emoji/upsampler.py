@@ -39,4 +39,4 @@ def config() -> Experiment:
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=280)
+    return dataclasses.replace(config(), steps=450)

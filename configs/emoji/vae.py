@@ -34,4 +34,4 @@ def config() -> Experiment:
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=700)
+    return dataclasses.replace(config(), steps=800)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from t2i_jax.models.vae import AutoencoderKL
-from t2i_jax.types import Latent, Params, Pixels, normalize
+from t2i_jax.types import Latent, Params, Pixels, normalize, to_uint8
 
 
 def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Float[Array, "b i j c"]:
@@ -31,7 +31,8 @@ def downscale(pixels: Pixels, factor: int) -> UInt8[Array, "b i j 3"]:
     return jnp.round(small).astype(jnp.uint8)
 
 
-def enlarge(latent: Latent, factor: int) -> Float[Array, "b i j c"]:
-    """Nearest-neighbour enlargement of a latent: what the upsampler reads beside its noise."""
-    b, h, w, c = latent.shape
-    return jax.image.resize(latent, (b, h * factor, w * factor, c), "nearest")
+def enlarge(vae: AutoencoderKL, params: Params, latent: Latent, factor: int) -> Float[Array, "b i j c"]:
+    """Latents of a small picture [b,h,w,c] to those of the same picture ``factor`` times as large (bicubic)."""
+    small = decode(vae, params, latent)
+    b, h, w, c = small.shape
+    return encode(vae, params, to_uint8(jax.image.resize(small, (b, h * factor, w * factor, c), "bicubic")))

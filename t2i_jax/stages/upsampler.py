@@ -1,9 +1,11 @@
 """The upsampler as a stage: the latents of a small picture to those of a larger one.
 
-The same MM-DiT as the decoder, with the enlarged low-resolution latents beside the noise on the channel axis. In
-training they carry noise of a random level, so that the upsampler mends the decoder's errors instead of enlarging them
-(Ho et al., https://arxiv.org/abs/2106.15282, section 4). Its context is two tokens, image and text embedding: the style
-that a caption asks for is in details that the small picture doesn't show.
+The small picture is decoded, enlarged and encoded, so that its latents lie where the large picture's do. The same
+MM-DiT as the decoder then paints only what is missing, the difference of the two (Li et al., "SRDiff",
+https://arxiv.org/abs/2104.14951), with the enlarged latents beside the noise on the channel axis. In training those
+carry noise of a random level, so that the upsampler mends the decoder's errors instead of enlarging them (Ho et al.,
+https://arxiv.org/abs/2106.15282, section 4). Its context is two tokens, image and text embedding: the style that a
+caption asks for is in details that the small picture doesn't show.
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from t2i_jax.diffusion.process import Process, Velocity
 from t2i_jax.diffusion.samplers import Heun, Sampler
@@ -42,13 +44,13 @@ class UpsamplerStage(Stage):
     process: Process = Process(Flow(), Velocity())
     times: Times = LogitNormal()
     blur: float = 0.3
-    """Largest noise level (as time of the flow) on the low-resolution latents in training."""
+    """Largest noise level (as time of the flow) on the enlarged latents in training."""
     drop_image: float = 0.1
     """Share of the examples that lose the image embedding."""
     drop_text: float = 0.1
     """Share of the examples that lose the text embedding."""
     sampled_blur: float = 0.0
-    """Noise level on the low-resolution latents in sampling."""
+    """Noise level on the enlarged latents in sampling."""
     sampler: Sampler = Heun(8)
 
     def init(self, rng: Array, batch: Batch) -> Params:
@@ -63,28 +65,31 @@ class UpsamplerStage(Stage):
     def image_features(self, frozen: dict, image: Array) -> Features:
         return {
             "latent": encode(self.vae, frozen["vae"], image),
-            "small": encode(self.vae, frozen["vae"], downscale(image, self.factor)),
+            "large": self.enlarged(frozen["vae"], encode(self.vae, frozen["vae"], downscale(image, self.factor))),
             "image_embedding": image_embedding(self.clip, frozen["clip"], image),
         }
+
+    def enlarged(self, vae: Params, small: Latent) -> Float[Array, "b i j c"]:
+        """What ``sample`` takes as ``large`` for the latents [b,h,w,c] of small pictures."""
+        return enlarge(self.vae, vae, small, self.factor)
 
     def text_features(self, frozen: dict, tokens: Array) -> Features:
         return {"text_embedding": text_embedding(self.clip, frozen["clip"], tokens)[1]}
 
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(rng, 5)
-        small, pooled, text = batch["small"], batch["image_embedding"], batch["text_embedding"]
-        b = small.shape[0]
+        large, pooled, text = batch["large"], batch["image_embedding"], batch["text_embedding"]
+        b = large.shape[0]
         level = self.blur * jax.random.uniform(keys[0], (b,))
-        small = self.process.corrupt(small, jax.random.normal(keys[1], small.shape), level)
+        large = self.process.corrupt(large, jax.random.normal(keys[1], large.shape), level)
         pooled = pooled * keep(keys[2], b, self.drop_image)[:, None]
         text = text * keep(keys[4], b, self.drop_text)[:, None]
-        network = self.network(params, small, pooled, text)
-        return flow_loss(network, self.process, self.times, keys[3], batch["latent"]), {}
+        network = self.network(params, large, pooled, text)
+        return flow_loss(network, self.process, self.times, keys[3], batch["latent"] - large), {}
 
-    def network(self, params: Params, small: Latent, pooled: Embedding, text: Embedding):
-        """(x_t, t) -> the model's output beside this low-resolution latent, for these image and text embeddings."""
+    def network(self, params: Params, large: Latent, pooled: Embedding, text: Embedding):
+        """(x_t, t) -> the model's output beside these enlarged latents, for these image and text embeddings."""
         context = jnp.stack([pooled, text], axis=1)
-        large = enlarge(small, self.factor)
 
         def apply(x: Latent, t: Array) -> Latent:
             beside = jnp.concatenate([x, large], axis=-1)
@@ -93,15 +98,14 @@ class UpsamplerStage(Stage):
         return apply
 
     def sample(self, params: Params, rng: Array, condition: Batch) -> Latent:
-        """Latents [b,factor*h,factor*w,c] for ``small`` [b,h,w,c], ``image_embedding`` and ``text_embedding`` [b,e]."""
-        small, pooled, text = condition["small"], condition["image_embedding"], condition["text_embedding"]
-        b, h, w, c = small.shape
+        """Latents like ``large`` [b,h,w,c] (see ``enlarged``), for ``image_embedding`` and ``text_embedding`` [b,e]."""
+        large, pooled, text = condition["large"], condition["image_embedding"], condition["text_embedding"]
         noise_key, blur_key = jax.random.split(rng)
-        noise = jax.random.normal(noise_key, (b, h * self.factor, w * self.factor, c))
-        level = jnp.full((b,), self.sampled_blur)
-        small = self.process.corrupt(small, jax.random.normal(blur_key, small.shape), level)
-        plain = self.process.denoiser(self.network(params, small, pooled, text))
-        return self.sampler(plain, noise, self.process.schedule, rng)
+        level = jnp.full(large.shape[:1], self.sampled_blur)
+        large = self.process.corrupt(large, jax.random.normal(blur_key, large.shape), level)
+        plain = self.process.denoiser(self.network(params, large, pooled, text))
+        noise = jax.random.normal(noise_key, large.shape)
+        return large + self.sampler(plain, noise, self.process.schedule, rng)
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
         """The true pictures as the VAE decodes them, then what the upsampler makes of their small versions."""
