@@ -30,11 +30,11 @@ MODEL = MMDiT(
 
 def config() -> Experiment:
     return Experiment(
-        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn()), blur=0.5),
+        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn())),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
-        steps=1000,
-        reports=Reports(preview_every=500),
+        steps=900,
+        reports=Reports(preview_every=450),
     )
 
 
