@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(PYV)
 INTEROP := $(VENV)/.interop-$(PYV)
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
-BENCHMARKS ?= $(filter-out __init__ measure,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS ?= $(filter-out __init__ measure judge,$(basename $(notdir $(wildcard benchmarks/*.py))))
 ARGS ?=
 
 help:
