@@ -85,8 +85,13 @@ def build(
         writers[split].write(example)
     splits = {split: writers[split].close() for split in sorted(writers)}
     if not splits:
-        shutil.rmtree(part)
+        _withdraw(part)
         raise ValueError(f"nothing usable in {source}: {found.reasons()}, such as {found.skipped[:1]}")
+    if holdout and "train" not in splits:
+        _withdraw(part)
+        raise ValueError(
+            f"holdout={holdout} left no picture of {source} to train on; give a smaller share or more pictures"
+        )
     shape = found.sizes.pop() if len(found.sizes) == 1 else (None, None)
     form.write_metadata(
         part, name, version, splits, found.fields, (*shape, 3), description or f"Built from {source.name}."
@@ -96,6 +101,13 @@ def build(
     manifest = form.write_manifest(part, splits, **facts)
     part.rename(final)
     return manifest
+
+
+def _withdraw(part: Path) -> None:
+    """Remove what was begun, and its folder if nothing else is in it."""
+    shutil.rmtree(part)
+    if not any(part.parent.iterdir()):
+        part.parent.rmdir()
 
 
 @dataclass

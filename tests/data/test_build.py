@@ -75,7 +75,7 @@ def test_bad_pictures_are_left_out_counted_by_reason_and_listed(tmp_path):
 def test_nothing_usable_is_an_error_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match=r"nothing usable in .*in: \{.*'empty file': 1"):
         build(fill(tmp_path / "in", BAD), tmp_path / "out", max_pixels=50_000)
-    assert not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_build_that_was_cut_short_is_no_data_set_and_the_next_one_starts_clean(tmp_path, monkeypatch):
@@ -154,6 +154,7 @@ def test_unusual_pictures_are_stored_as_png(tmp_path):
     ("file.txt", {}, ValueError, "neither a folder nor a .parquet"),
     ("in", {"name": "My-Set"}, ValueError, "name='My-Set'"),
     ("in", {"holdout": 1.0}, ValueError, "holdout=1.0"),
+    ("in", {"holdout": 0.9999}, ValueError, "left no picture of .* to train on"),
     ("in", {"version": "1.0"}, ValueError, "version='1.0'"),
 ])  # fmt: skip
 def test_wrong_calls_name_the_thing_and_the_fix(source, options, error, says, tmp_path):
