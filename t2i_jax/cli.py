@@ -78,7 +78,7 @@ def train(args: list[str]) -> int:
         if rest:
             raise UsageError(
                 f"{path} is a folder of configs, and {rest[0]} would have to fit every stage of it; options of a field "
-                "need one config: t2i train " + str(Path(path) / "STAGE.py")
+                f"need one config: t2i train {Path(path) / 'STAGE.py'}"
             )
         return _train_folder(Path(path), variant, run)
     experiment = read_config(path, variant)

@@ -49,8 +49,6 @@ class UpsamplerStage(Stage):
     """Share of the examples that lose the image embedding."""
     drop_text: float = 0.1
     """Share of the examples that lose the text embedding."""
-    sampled_blur: float = 0.0
-    """Noise level on the enlarged latents in sampling."""
     sampler: Sampler = Heun(8)
 
     def init(self, rng: Array, batch: Batch) -> Params:
@@ -100,11 +98,8 @@ class UpsamplerStage(Stage):
     def sample(self, params: Params, rng: Array, condition: Batch) -> Latent:
         """Latents like ``large`` [b,h,w,c] (see ``enlarged``), for ``image_embedding`` and ``text_embedding`` [b,e]."""
         large, pooled, text = condition["large"], condition["image_embedding"], condition["text_embedding"]
-        noise_key, blur_key = jax.random.split(rng)
-        level = jnp.full(large.shape[:1], self.sampled_blur)
-        large = self.process.corrupt(large, jax.random.normal(blur_key, large.shape), level)
         plain = self.process.denoiser(self.network(params, large, pooled, text))
-        noise = jax.random.normal(noise_key, large.shape)
+        noise = jax.random.normal(rng, large.shape)
         return large + self.sampler(plain, noise, self.process.schedule, rng)
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
