@@ -1,0 +1,46 @@
+"""`t2i train` on a folder of configs: every stage, each after those that it reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from t2i_jax.cli import USAGE, main
+
+CONFIG = """
+import dataclasses
+
+from t2i_jax.training import Experiment
+from tests.training import test_loop as given
+
+def config() -> Experiment:
+    return dataclasses.replace(given.{base}, mesh=given.Mesh(), steps=2)
+"""
+
+
+def folder_of(root: Path, **files: str) -> Path:
+    folder = root / "configs" / "toy"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def test_a_folder_trains_every_stage_that_it_describes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    first, second = CONFIG.format(base="FIRST"), CONFIG.format(base="SECOND")
+    folder = folder_of(tmp_path, a=second, b=first, captions="WORDS = ['no config here']\n")
+    assert main(["train", str(folder), "--run", str(tmp_path / "run")]) == 0
+    for stage in ("toy", "second"):
+        lines = (tmp_path / "run" / stage / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] == 2
+
+
+@pytest.mark.parametrize("files, args, says", [
+    ({"a": CONFIG.format(base="FIRST")}, ["--steps", "3"], "--steps would have to fit every stage"),
+    ({"a": CONFIG.format(base="FIRST"), "b": CONFIG.format(base="FIRST")}, [], "both train 'toy'"),
+    ({"captions": "WORDS = []\n"}, [], "has a function config()"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_folder_is_said(files, args, says, tmp_path, capsys):
+    assert main(["train", str(folder_of(tmp_path, **files)), *args]) == USAGE
+    assert says in capsys.readouterr().err
