@@ -3,7 +3,8 @@
     model = DallE2.load("runs/emoji")
     images = model("a red apple, fluent 3d style", n=4, seed=0)     # uint8 [4, 64, 64, 3]
 
-Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler -> VAE decoder. TensorFlow is
+Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler -> VAE decoder, polished
+if that was trained. TensorFlow is
 never imported here.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 from t2i_jax.stages import ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage, VAEStage
 from t2i_jax.stages.embeddings import image_embedding, text_embedding
 from t2i_jax.stages.latents import decode, encode
+from t2i_jax.stages.polish import polished
 from t2i_jax.text import Tokenizer, normalize
 from t2i_jax.training.checkpoint import load_params
 from t2i_jax.training.run import read_experiment
@@ -26,6 +28,8 @@ from t2i_jax.types import Params, to_uint8
 
 STAGES = ("vae", "clip", "prior", "decoder", "upsampler")
 """The order in which a cascade is trained."""
+POLISH = "polish"
+"""A stage that a cascade may have."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class DallE2:
     decoder: DecoderStage
     upsampler: UpsamplerStage
     params: dict[str, Params] = field(repr=False)
+    """Averaged parameters by stage, and "painter": those of the VAE that makes pixels of painted latents."""
     context: int
     """Tokens a caption has room for."""
     image_size: int
@@ -62,6 +67,9 @@ class DallE2:
         experiments = {name: read_experiment(run / name) for name in STAGES}
         stages: dict[str, Stage] = {name: experiment.stage for name, experiment in experiments.items()}
         params = {name: load_params(run / name)[0] for name in STAGES}
+        params["painter"] = params["vae"]
+        if (run / POLISH / "config.json").exists():
+            params["painter"] = polished(params["vae"], load_params(run / POLISH)[0])
         data = experiments["upsampler"].data
         tokenizer = Tokenizer.load(run / "tokenizer.model")
         return cls(tokenizer, **stages, params=params, context=data.context, image_size=data.image_size)
@@ -139,7 +147,7 @@ class DallE2:
             small = self.decoder.sample(params["decoder"], decoder_key, condition, side)
             condition["large"] = self.upsampler.enlarged(params["vae"], small)
             latent = self.upsampler.sample(params["upsampler"], upsampler_key, condition)
-            return to_uint8(decode(self.vae.model, params["vae"], latent))
+            return to_uint8(decode(self.vae.model, params["painter"], latent))
 
         return jax.jit(paint)
 
@@ -158,6 +166,6 @@ class DallE2:
     @cached_property
     def _reconstruct(self):
         def reconstruct(params, images):
-            return to_uint8(decode(self.vae.model, params["vae"], encode(self.vae.model, params["vae"], images)))
+            return to_uint8(decode(self.vae.model, params["painter"], encode(self.vae.model, params["vae"], images)))
 
         return jax.jit(reconstruct)

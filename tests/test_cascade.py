@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from t2i_jax.dalle2 import STAGES, DallE2
+from t2i_jax.dalle2 import POLISH, STAGES, DallE2
 from t2i_jax.diffusion import DPMSolverPP, Euler
 from t2i_jax.interop import export_cascade, import_model
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
@@ -34,6 +34,8 @@ def shrunk(name):
     stage = experiment.stage
     if name == "vae":
         stage = dataclasses.replace(stage, model=VAE)
+    elif name == "polish":
+        stage = dataclasses.replace(stage, vae=dataclasses.replace(stage.vae, model=VAE))
     elif name == "clip":
         stage = dataclasses.replace(stage, model=TINY_CLIP)
     elif name == "prior":
@@ -56,13 +58,13 @@ def shrunk(name):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("cascade")
-    for name in STAGES:
+    for name in (*STAGES, POLISH):
         assert train(shrunk(name), root) == 0
     return root
 
 
 def test_every_stage_leaves_a_checkpoint_metrics_and_a_sheet(run):
-    for name in STAGES:
+    for name in (*STAGES, POLISH):
         assert (run / name / "checkpoints" / "2").is_dir()
         assert len((run / name / "metrics.jsonl").read_text().splitlines()) >= 2
         assert list((run / name / "samples").glob("*.png"))
@@ -76,6 +78,17 @@ def test_cascade_paints_the_same_pictures_for_the_same_seed(run):
     assert not np.array_equal(one, model(["a red apple", "a whale"], n=2, seed=4))
 
 
+def test_pictures_are_painted_by_the_polished_vae_where_there_is_one(run, tmp_path):
+    for name in (*STAGES, "tokenizer.model"):
+        (tmp_path / name).symlink_to(run / name)
+    plain, polished = (DallE2.load(root) for root in (tmp_path, run))
+    assert (plain(["a whale"]) != polished(["a whale"])).any()
+    jax.tree.map(np.testing.assert_array_equal, plain.params["vae"], polished.params["vae"])
+    added = jax.tree.map(np.subtract, polished.params["painter"], plain.params["painter"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(added["model"]["encoder"]))
+    assert np.any(added["model"]["decoder"]["conv_out"]["kernel"])
+
+
 def test_empty_caption_is_named(run):
     with pytest.raises(ValueError, match="caption 1 of 2 is empty"):
         DallE2.load(run)(["a whale", "  "])
@@ -87,7 +100,9 @@ def test_missing_stage_is_named(tmp_path):
 
 
 def test_export_holds_the_trained_weights(run, tmp_path):
-    assert export_cascade(run, tmp_path) == list(STAGES)
+    assert sorted(export_cascade(run, tmp_path)) == sorted((*STAGES, POLISH))
+    _, painter = import_model(tmp_path / "polish")
+    jax.tree.map(np.testing.assert_array_equal, painter, DallE2.load(run).params["painter"]["model"])
     model, params = import_model(tmp_path / "decoder")
     assert model == DallE2.load(run).decoder.model
     jax.tree.map(np.testing.assert_array_equal, params, DallE2.load(run).params["decoder"])

@@ -8,10 +8,10 @@ import pytest
 
 from configs.emoji.captions import SEEN, UNSEEN
 from t2i_jax import load_dataset
-from t2i_jax.dalle2 import STAGES
+from t2i_jax.dalle2 import POLISH, STAGES
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, POLISH])
 def test_config_builds_at_full_size(name):
     experiment = importlib.import_module(f"configs.emoji.{name}").config()
     size, tokens = experiment.data.image_size, experiment.data.context

@@ -53,5 +53,5 @@ def demo() -> Experiment:
         full,
         stage=dataclasses.replace(full.stage, model=dataclasses.replace(MODEL, width=192, heads=3)),
         optimizer=dataclasses.replace(full.optimizer, learning_rate=6e-3),
-        steps=650,
+        steps=750,
     )

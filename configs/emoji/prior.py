@@ -19,8 +19,8 @@ def config() -> Experiment:
         stage=PriorStage(model=MODEL, clip=CLIP),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=4e-3, schedule=Cosine(warmup=40), iterations=3),
-        steps=600,
-        reports=Reports(preview_every=300),
+        steps=1600,
+        reports=Reports(preview_every=800),
     )
 
 

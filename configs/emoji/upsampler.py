@@ -10,6 +10,7 @@ from configs.emoji.decoder import MATRICES
 from configs.emoji.vae import DATA
 from configs.emoji.vae import MODEL as VAE
 from t2i_jax.diffusion.process import Clean, LossIn, Process
+from t2i_jax.diffusion.samplers import Euler
 from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.stages import UpsamplerStage
@@ -30,7 +31,9 @@ MODEL = MMDiT(
 
 def config() -> Experiment:
     return Experiment(
-        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn())),
+        stage=UpsamplerStage(
+            model=MODEL, vae=VAE, clip=CLIP, process=Process(Flow(), Clean(), LossIn()), sampler=Euler(4)
+        ),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=6e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
         steps=900,

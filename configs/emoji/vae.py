@@ -23,9 +23,12 @@ DATA = Data(
 )
 
 
+STAGE = VAEStage(model=MODEL, crop=32)
+
+
 def config() -> Experiment:
     return Experiment(
-        stage=VAEStage(model=MODEL, crop=32),
+        stage=STAGE,
         data=dataclasses.replace(DATA, batch=32),
         optimizer=Muon(learning_rate=5e-3, schedule=Cosine(warmup=100), matrices=MATRICES, iterations=3),
         steps=4500,

@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from t2i_jax.interop.files import export_model
-from t2i_jax.stages import VAEStage
+from t2i_jax.stages import PolishStage, VAEStage
+from t2i_jax.stages.polish import polished
 from t2i_jax.training.checkpoint import load_params
 from t2i_jax.training.run import read_experiment
 
-STAGES = ("vae", "clip", "prior", "decoder", "upsampler")
+STAGES = ("vae", "polish", "clip", "prior", "decoder", "upsampler")
 
 
 def export_cascade(run: str | Path, out: str | Path) -> list[str]:
     """Writes every trained stage of ``run`` (averaged parameters) below ``out``; returns the stages' names.
 
     Embeddings enter prior and decoder divided by their norm and multiplied by sqrt(e): the prior's ``clip_std`` undoes
-    the factor. Latents are normalised by ``latents_mean`` and ``latents_std`` of the VAE's config. Raises
-    FileNotFoundError where ``run`` has no trained stage.
+    the factor. Latents are normalised by ``latents_mean`` and ``latents_std`` of the VAE's config. ``polish`` is the
+    whole VAE with its decoder polished: what makes the last pixels. Raises FileNotFoundError where ``run`` has no
+    trained stage.
     """
     run, out = Path(run), Path(out)
     present = [name for name in STAGES if (run / name / "config.json").is_file()]
@@ -29,6 +31,8 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
         stage = read_experiment(run / name).stage
         params, step = load_params(run / name)
         extra: dict = {"t2i_jax_step": int(step)}
+        if isinstance(stage, PolishStage):
+            params, stage = polished(load_params(run / "vae")[0], params), stage.vae
         if isinstance(stage, VAEStage):
             extra |= {"latents_mean": params["mean"].tolist(), "latents_std": params["std"].tolist()}
             params = params["model"]

@@ -18,10 +18,11 @@ def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Float[Array, "
     return (mean - params["mean"]) / params["std"]
 
 
-def decode(vae: AutoencoderKL, params: Params, latent: Latent) -> Float[Array, "b i j 3"]:
-    """Normalised latents [b,h,w,c] to a picture [b,h*f,w*f,3] in [-1, 1] (clipped)."""
+def decode(vae: AutoencoderKL, params: Params, latent: Latent, clip: bool = True) -> Float[Array, "b i j 3"]:
+    """Normalised latents [b,h,w,c] to a picture [b,h*f,w*f,3] in [-1, 1]; not clipped there if ``clip`` is off."""
     latent = latent * params["std"] + params["mean"]
-    return jnp.clip(vae.apply({"params": params["model"]}, latent, method="decode"), -1.0, 1.0)
+    picture = vae.apply({"params": params["model"]}, latent, method="decode")
+    return jnp.clip(picture, -1.0, 1.0) if clip else picture
 
 
 def downscale(pixels: Pixels, factor: int) -> UInt8[Array, "b i j 3"]:
@@ -29,6 +30,14 @@ def downscale(pixels: Pixels, factor: int) -> UInt8[Array, "b i j 3"]:
     b, h, w, c = pixels.shape
     small = pixels.astype(jnp.float32).reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
     return jnp.round(small).astype(jnp.uint8)
+
+
+def random_crops(rng: Array, pixels: Pixels, side: int) -> UInt8[Array, "b i j 3"]:
+    """A ``side`` x ``side`` window of each picture, anywhere in it."""
+    b, h, w, c = pixels.shape
+    rows, columns = jax.random.split(rng)
+    offsets = jax.random.randint(rows, (b,), 0, h - side + 1), jax.random.randint(columns, (b,), 0, w - side + 1)
+    return jax.vmap(lambda x, i, j: jax.lax.dynamic_slice(x, (i, j, 0), (side, side, c)))(pixels, *offsets)
 
 
 def enlarge(vae: AutoencoderKL, params: Params, latent: Latent, factor: int) -> Float[Array, "b i j c"]:

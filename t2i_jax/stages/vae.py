@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages.base import Stage
-from t2i_jax.stages.latents import downscale
+from t2i_jax.stages.latents import downscale, random_crops
 from t2i_jax.types import Batch, Image, Params, normalize
 
 
@@ -46,12 +46,17 @@ class VAEStage(Stage):
         crops, sample = jax.random.split(rng)
         image = self.views(crops, batch["image"])
         out, mean, logvar = self.model.apply({"params": params["model"]}, image, sample)
+        error, metrics = self.error(out, image)
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar).sum((1, 2, 3)).mean()
+        return error + self.kl * kl, metrics | {"kl": kl, "latent_std": mean.std()}
+
+    def error(self, out: Image, image: Image) -> tuple[Array, dict[str, Array]]:
+        """How far reconstructions are from their pictures, and what of it to report."""
         error = out - image
         absolute, squared = jnp.abs(error).mean(), jnp.square(error).mean()
         edges = jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
-        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar).sum((1, 2, 3)).mean()
-        loss = absolute + self.squared * squared + self.gradient * edges + self.kl * kl
-        return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0), "kl": kl, "latent_std": mean.std()}
+        loss = absolute + self.squared * squared + self.gradient * edges
+        return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0)}
 
     def views(self, rng: Array, pixels: Array) -> Image:
         """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller, all ``crop`` wide."""
@@ -63,9 +68,7 @@ class VAEStage(Stage):
                 f"VAEStage: crop {self.crop} times factor {self.factor} is not the picture's side {h}; "
                 f"set crop to {h // self.factor} or to 0"
             )
-        offsets = jax.random.randint(rng, (b // 2, 2), 0, h - self.crop + 1)
-        size = (self.crop, self.crop, 3)
-        cut = jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), size))(pixels[: b // 2], offsets)
+        cut = random_crops(rng, pixels[: b // 2], self.crop)
         return normalize(jnp.concatenate([cut, downscale(pixels[b // 2 :], self.factor)]))
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:

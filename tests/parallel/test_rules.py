@@ -43,7 +43,7 @@ def test_small_leaves_are_held_whole():
     assert leaf_spec("params/in/kernel", (3, 128), AXES) == P()
 
 
-@pytest.mark.parametrize("name", ["vae", "clip", "prior", "decoder", "upsampler"])
+@pytest.mark.parametrize("name", ["vae", "polish", "clip", "prior", "decoder", "upsampler"])
 def test_every_leaf_of_every_stage_has_a_row_and_divides_over_eight_devices(name):
     experiment = importlib.import_module(f"configs.emoji.{name}").config()
     data, key = experiment.data, jax.random.key(0)
