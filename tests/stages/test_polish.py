@@ -80,9 +80,11 @@ def test_the_adversary_learns_by_the_hinge_alone_and_the_decoder_does_not_help_i
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, wanted)
 
 
-def test_an_adversary_that_tells_nothing_apart_has_no_say(params, pair):
-    blind = jax.tree.map(jnp.zeros_like, params["adversary"])
-    assert not np.any(jax.grad(lambda x: STAGE.contest(blind, x, pair[1])[0])(pair[0]))
+def test_an_adversary_that_is_wrong_has_no_say(seasoned, pair):
+    image, out = pair  # the other way round than it has learned
+    assert np.any(jax.grad(lambda x: judge(seasoned, x).mean())(out))
+    assert STAGE.contest(seasoned, out, image)[1] > 2.0
+    assert not np.any(jax.grad(lambda x: STAGE.contest(seasoned, x, image)[0])(out))
 
 
 def test_the_polish_starts_as_the_vae_and_trains_its_decoder_alone(params, frozen, batch):
