@@ -4,8 +4,7 @@
     images = model("a red apple, fluent 3d style", n=4, seed=0)     # uint8 [4, 64, 64, 3]
 
 Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler -> VAE decoder, polished
-if that was trained. TensorFlow is
-never imported here.
+if that was trained. TensorFlow is never imported here.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from t2i_jax.stages.embeddings import image_embedding, text_embedding
 from t2i_jax.stages.latents import decode, encode
 from t2i_jax.stages.polish import polished
 from t2i_jax.text import Tokenizer, normalize
-from t2i_jax.training.checkpoint import load_params
+from t2i_jax.training.checkpoint import load_params, steps_saved
 from t2i_jax.training.run import read_experiment
 from t2i_jax.types import Params, to_uint8
 
@@ -68,7 +67,7 @@ class DallE2:
         stages: dict[str, Stage] = {name: experiment.stage for name, experiment in experiments.items()}
         params = {name: load_params(run / name)[0] for name in STAGES}
         params["painter"] = params["vae"]
-        if (run / POLISH / "config.json").exists():
+        if steps_saved(run / POLISH):
             params["painter"] = polished(params["vae"], load_params(run / POLISH)[0])
         data = experiments["upsampler"].data
         tokenizer = Tokenizer.load(run / "tokenizer.model")

@@ -31,7 +31,7 @@ class PolishStage(Stage):
     vae: VAEStage = VAEStage()
     """Whose decoder, and what it takes for an error."""
     crop: int = 32
-    """Side of the crops that it learns from, in pixels; 0 takes whole pictures."""
+    """Side of the crops that it learns from, in pixels; 0, or the picture's side, takes whole pictures."""
     noise: float = 0.7
     """Largest standard deviation of the noise on the normalised latents."""
     clean: float = 0.3
@@ -51,7 +51,9 @@ class PolishStage(Stage):
 
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(rng, 4)
-        pixels = random_crops(keys[0], batch["image"], self.crop) if self.crop else batch["image"]
+        pixels = batch["image"]
+        if 0 < self.crop < pixels.shape[1]:
+            pixels = random_crops(keys[0], pixels, self.crop)
         image, vae = normalize(pixels), polished(frozen["vae"], params)
         latent = encode(self.vae.model, vae, pixels)
         b = len(latent)
