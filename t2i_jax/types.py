@@ -19,6 +19,11 @@ Time = Float[Array, "b"]
 Params = Any
 Batch = dict[str, Array]
 
+BATCH_AXES = ("replica", "data")
+"""Axes of the mesh that a batch is split over."""
+MODEL_AXIS = "model"
+"""Axis of the mesh that heads and MLP width are split over."""
+
 
 def normalize(pixels: Pixels) -> Image:
     """uint8 pixels in [0, 255] to the models' float range [-1, 1]."""

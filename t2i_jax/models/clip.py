@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import check_heads
 from t2i_jax.models.dense import Dense
-from t2i_jax.models.transformer import Transformer, causal
+from t2i_jax.models.remat import Remat
+from t2i_jax.models.transformer import Transformer
 from t2i_jax.types import Embedding, Features, Image, Tokens
 
 
@@ -35,7 +36,7 @@ class TextTower(nn.Module):
     eos: int = 1
     pad: int = 0
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
     unroll: int = 1
 
     def __post_init__(self):
@@ -52,7 +53,7 @@ class TextTower(nn.Module):
         x = table[tokens] + place[:length]
         mlp = self.mlp_ratio * self.width
         sizes = (self.width, self.depth, self.heads, mlp, self.activation, self.dtype, self.remat, self.unroll)
-        x = Transformer(*sizes, name="transformer")(x, causal(length))
+        x = Transformer(*sizes, causal=True, name="transformer")(x)
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
 
 
@@ -67,7 +68,7 @@ class VisionTower(nn.Module):
     mlp_ratio: int = 4
     activation: str = "gelu"
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
     unroll: int = 1
 
     def __post_init__(self):

@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import attention, check_heads
 from t2i_jax.models.dense import Dense
+from t2i_jax.models.remat import INNER, QKV, Remat
 from t2i_jax.models.time import MLP, sinusoid
 from t2i_jax.types import Embedding, Features, Latent, Time
 
@@ -33,7 +35,7 @@ class MMDiT(nn.Module):
     """``grid``: side of the table of positions, in patches; smaller latents use its centre.
 
     ``context_width`` and ``pooled_width`` are the widths of what the caller gives. ``qk_norm`` normalises queries and
-    keys by their root mean square. ``remat`` recomputes a block in the backward pass.
+    keys by their root mean square. ``remat``: what of a block the backward pass computes again.
     """
 
     patch: int = 1
@@ -47,7 +49,7 @@ class MMDiT(nn.Module):
     grid: int = 8
     qk_norm: bool = True
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
     unroll: int = 1
 
     def __post_init__(self):
@@ -76,7 +78,6 @@ class MMDiT(nn.Module):
         condition = MLP(self.width, self.dtype, name="time")(sinusoid(1000.0 * time, FREQUENCIES))
         condition = jax.nn.silu(condition + MLP(self.width, self.dtype, name="pooled")(pooled))
 
-        block = nn.remat(JointBlock, prevent_cse=False) if self.remat else JointBlock
         fields = (self.width, self.heads, self.qk_norm, self.dtype)
         layers = nn.scan(
             lambda module, carry, given: (module(*carry, given), None),
@@ -86,8 +87,8 @@ class MMDiT(nn.Module):
             length=self.depth - 1,
             unroll=min(self.unroll, self.depth - 1),
         )
-        (x, text), _ = layers(block(*fields, name="blocks"), (x, text), condition)
-        x, _ = block(*fields, last=True, name="last")(x, text, condition)
+        (x, text), _ = layers(self.remat(JointBlock)(*fields, name="blocks"), (x, text), condition)
+        x, _ = self.remat(JointBlock)(*fields, last=True, name="last")(x, text, condition)
 
         scale, shift = jnp.split(zeros(2 * self.width, self.dtype, "modulation")(condition), 2, axis=-1)
         x = zeros(p * p * self.out_channels, self.dtype, "out")(modulate(x, shift, scale, self.dtype))
@@ -132,7 +133,7 @@ class JointBlock(nn.Module):
 
     def heads_of(self, qkv: Stream, stream: str) -> tuple[Array, Array, Array]:
         """Queries, keys and values [b, n, heads, d]; queries and keys normalised where asked."""
-        q, k, v = rearrange(qkv, "b n (s k d) -> s b n k d", s=3, k=self.heads)
+        q, k, v = rearrange(checkpoint_name(qkv, QKV), "b n (s k d) -> s b n k d", s=3, k=self.heads)
         if self.qk_norm:
             q = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{stream}norm_q")(q)
             k = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{stream}norm_k")(k)
@@ -140,7 +141,8 @@ class JointBlock(nn.Module):
 
     def mlp(self, x: Stream, stream: str) -> Stream:
         inner = Dense(4 * self.width, dtype=self.dtype, name=f"{stream}fc1")(x)
-        return Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(jax.nn.gelu(inner, approximate=True))
+        inner = jax.nn.gelu(checkpoint_name(inner, INNER), approximate=True)
+        return Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(inner)
 
 
 def zeros(features: int, dtype: str, name: str) -> Dense:

@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool
 
 from t2i_jax.models.attention import check_heads
 from t2i_jax.models.dense import Dense
+from t2i_jax.models.remat import Remat
 from t2i_jax.models.time import MLP, sinusoid
-from t2i_jax.models.transformer import Transformer, causal
+from t2i_jax.models.transformer import Transformer
 from t2i_jax.types import Embedding, Features, Time
 
 EXTRA = 4
@@ -29,7 +30,7 @@ class PriorTransformer(nn.Module):
     context: int = 16
     text_width: int = 256
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
     unroll: int = 1
 
     def __post_init__(self):
@@ -63,10 +64,8 @@ class PriorTransformer(nn.Module):
             jnp.broadcast_to(query.astype(self.dtype), (b, self.width)),
         ]
         x = jnp.concatenate([dense("features")(features), jnp.stack(single, axis=1)], axis=1) + place
-        if mask is not None:
-            visible = jnp.pad(mask, ((0, 0), (0, EXTRA)), constant_values=True)
-            mask = visible[:, None, None, :] & causal(length + EXTRA)
+        visible = None if mask is None else jnp.pad(mask, ((0, 0), (0, EXTRA)), constant_values=True)
         sizes = (self.width, self.depth, self.heads, 4 * self.width, "gelu", self.dtype, self.remat, self.unroll)
-        x = Transformer(*sizes, name="transformer")(x, mask)
+        x = Transformer(*sizes, causal=mask is not None, name="transformer")(x, visible)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x[:, -1])
         return Dense(self.embedding, dtype=self.dtype, name="out")(x).astype(jnp.float32)

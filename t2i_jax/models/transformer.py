@@ -11,13 +11,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from t2i_jax.models.attention import attention, check_heads
 from t2i_jax.models.dense import Dense
+from t2i_jax.models.remat import INNER, QKV, Remat
 
 Stream = Float[Array, "b l d"]
-Mask = Bool[Array, "#b 1 #l l"]
+Visible = Bool[Array, "b l"]
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -34,20 +36,25 @@ class Block(nn.Module):
     mlp: int
     activation: str = "gelu"
     dtype: str = "float32"
+    causal: bool = False
 
     @nn.compact
-    def __call__(self, x: Stream, mask: Mask | None) -> Stream:
+    def __call__(self, x: Stream, visible: Visible | None) -> Stream:
         dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
         norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
-        qkv = rearrange(dense(3 * self.width, "qkv")(norm("norm1")(x)), "b l (s k d) -> s b l k d", s=3, k=self.heads)
-        mixed = attention(*qkv, mask)
+        qkv = checkpoint_name(dense(3 * self.width, "qkv")(norm("norm1")(x)), QKV)
+        qkv = rearrange(qkv, "b l (s k d) -> s b l k d", s=3, k=self.heads)
+        mixed = attention(*qkv, causal=self.causal, visible=visible)
         x = x + dense(self.width, "out")(rearrange(mixed, "b l k d -> b l (k d)"))
-        inner = ACTIVATIONS[self.activation](dense(self.mlp, "fc1")(norm("norm2")(x)))
-        return x + dense(self.width, "fc2")(inner)
+        inner = checkpoint_name(dense(self.mlp, "fc1")(norm("norm2")(x)), INNER)
+        return x + dense(self.width, "fc2")(ACTIVATIONS[self.activation](inner))
 
 
 class Transformer(nn.Module):
-    """``depth`` blocks. ``remat`` recomputes a block in the backward pass; ``unroll`` blocks make one scan step."""
+    """``depth`` blocks; ``causal`` ones let a place look at itself and what stands before it.
+
+    ``remat``: what of a block the backward pass computes again; ``unroll`` blocks make one scan step.
+    """
 
     width: int
     depth: int
@@ -55,8 +62,9 @@ class Transformer(nn.Module):
     mlp: int
     activation: str = "gelu"
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
     unroll: int = 1
+    causal: bool = False
 
     def __post_init__(self):
         check_heads("Transformer", self.width, self.heads)
@@ -65,20 +73,15 @@ class Transformer(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Stream, mask: Mask | None = None) -> Stream:
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+    def __call__(self, x: Stream, visible: Visible | None = None) -> Stream:
         layers = nn.scan(
-            lambda module, carry, m: (module(carry, m), None),
+            lambda module, carry, seen: (module(carry, seen), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.depth,
             unroll=min(self.unroll, self.depth),
         )
-        one = block(self.width, self.heads, self.mlp, self.activation, self.dtype, name="blocks")
-        return layers(one, x.astype(self.dtype), mask)[0]
+        fields = (self.width, self.heads, self.mlp, self.activation, self.dtype, self.causal)
+        return layers(self.remat(Block)(*fields, name="blocks"), x.astype(self.dtype), visible)[0]
 
-
-def causal(length: int) -> Bool[Array, "1 1 l l"]:
-    """True where a token may look: at itself and what stands before it."""
-    return jnp.tril(jnp.ones((length, length), bool))[None, None]

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from t2i_jax.models.conv import Conv, DoublingConv, GroupNorm
 from t2i_jax.models.dense import Dense
+from t2i_jax.models.remat import Remat
 from t2i_jax.types import Image, Latent
 
 Grid = Float[Array, "b i j c"]  # latents beside the picture [b, h, w, 3] they belong to: i = h / factor
@@ -117,7 +118,7 @@ class AutoencoderKL(nn.Module):
     attention: bool = True
     quant: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
 
     def __post_init__(self):
         wrong = [c for c in self.channels if c % self.groups]
@@ -182,11 +183,11 @@ class Encoder(nn.Module):
     attention: bool
     out_channels: int
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
-        stack = nn.remat(Stack) if self.remat else Stack
+        stack = self.remat(Stack, scanned=False)
         x = Conv(self.channels[0], dtype=self.dtype, name="conv_in")(x)
         for i, features in enumerate(self.channels):
             resample = "down" if i + 1 < len(self.channels) else ""
@@ -205,11 +206,11 @@ class Decoder(nn.Module):
     attention: bool
     out_channels: int
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = Remat()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
-        stack = nn.remat(Stack) if self.remat else Stack
+        stack = self.remat(Stack, scanned=False)
         x = Conv(self.channels[-1], dtype=self.dtype, name="conv_in")(x)
         x = Middle(self.groups, self.attention, self.dtype, name="middle")(x)
         for i, features in enumerate(reversed(self.channels)):

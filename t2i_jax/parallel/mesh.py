@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-AXES = ("replica", "data", "model")
-BATCH = PartitionSpec(("replica", "data"))
+from t2i_jax.types import BATCH_AXES, MODEL_AXIS
+
+AXES = (*BATCH_AXES, MODEL_AXIS)
+BATCH = PartitionSpec(BATCH_AXES)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,27 @@ class Mesh:
         return tuple(given.values())
 
     def build(self, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-        """The jax mesh with Auto axes over ``devices`` (all, unless given)."""
+        """The jax mesh with Auto axes over ``devices`` (all, unless given), neighbours in the mesh near in the machine.
+
+        Devices of several slices, which only the data-centre network joins, are told apart along ``replica`` alone.
+        Raises ValueError, naming the axis, where the sizes don't fit the devices or the slices.
+        """
         devices = jax.devices() if devices is None else list(devices)
-        types = (AxisType.Auto,) * len(AXES)
-        return jax.make_mesh(self.sizes(len(devices)), AXES, axis_types=types, devices=devices)
+        sizes = self.sizes(len(devices))
+        slices = len({getattr(device, "slice_index", 0) for device in devices})
+        replica, *rest = sizes
+        if replica % slices:
+            raise ValueError(
+                f"mesh.replica={replica} is not a multiple of the {slices} slices: only gradients may travel between "
+                f"slices. Set mesh.replica to -1 or a multiple of {slices}."
+            )
+        inner = (replica // slices, *rest)
+        if slices > 1:
+            outer = (slices, *(1 for _ in rest))
+            grid = create_hybrid_device_mesh(inner, outer, devices, allow_split_physical_axes=True)
+        else:
+            grid = create_device_mesh(inner, devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(batch: int, accumulate: int, mesh: jax.sharding.Mesh) -> None:

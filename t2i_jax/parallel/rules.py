@@ -3,8 +3,9 @@
 A rule is a regular expression over the leaf's name and a PartitionSpec for its *last* dimensions; leading dimensions
 (the depth of a scanned stack, the window of a convolution) are never split. The first match wins. The optimizer's
 moments and the average end in their parameter's name, so they follow its row. Kernels are [in, out]; those that write
-back to a block's residual stream are split the other way round, so that tensor parallelism needs one reduction for
-each pair.
+back to a block's residual stream are split over ``model`` the other way round, so that tensor parallelism needs one
+reduction for each pair. ``data`` splits the rows of both: split by columns, TPUs' compiler sums whole gradients
+(all-reduce) where each device needs its share of the sum alone (reduce-scatter).
 
     shardings(jax.eval_shape(init), mesh)         # the same tree of NamedShardings
 
@@ -30,7 +31,7 @@ RULES: Rules = (
     (r"(^|/)(token|embedding)$", P(None, "data")),
     (r"(^|/)(patches|conv_in)/kernel$", P(None, "data")),  # few channels in
     (r"(^|/)conv_out/kernel$", P("data", None)),  # few channels out
-    (r"(blocks|last|attention)/(context_)?((attention_)?out|fc2)/kernel$", P("model", "data")),
+    (r"(blocks|last|attention)/(context_)?((attention_)?out|fc2)/kernel$", P(("model", "data"), None)),
     (r"(^|/)kernel$", P("data", "model")),
 )
 
@@ -66,9 +67,12 @@ def leaf_spec(name: str, shape: tuple[int, ...], axes: dict[str, int], rules: Ru
         raise ValueError(f"the rule {spec} for the leaf {name!r} has more dimensions than its shape {shape}")
     full = (None,) * (len(shape) - len(spec)) + tuple(spec)
     for dimension, (size, axis) in enumerate(zip(shape, full)):
-        if axis is not None and size % axes[axis]:
+        together = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+        ways = math.prod(axes[one] for one in together)
+        if size % ways:
+            what = " × ".join(f"{one!r} ({axes[one]})" for one in together)
             raise ValueError(
                 f"the leaf {name!r} of shape {shape}: dimension {dimension} ({size}) is not divisible by the mesh axis "
-                f"{axis!r} ({axes[axis]}). Choose a width that {axes[axis]} divides, or a smaller mesh.{axis}."
+                f"{what}. Choose a width that {ways} divides, or a smaller mesh.{together[0]}."
             )
     return P(*full)

@@ -20,8 +20,11 @@ def unit(embedding: Embedding) -> Embedding:
 
 
 def image_embedding(clip: CLIP, params: Params, pixels: Pixels) -> Embedding:
-    """uint8 pixels [b,h,w,3] to image embeddings [b,e] of norm sqrt(e)."""
-    return unit(clip.apply({"params": params}, normalize(pixels), method="encode_image"))
+    """uint8 pixels [b,h,w,3], resized to the tower's size where they are of another, to [b,e] of norm sqrt(e)."""
+    image, side = normalize(pixels), clip.vision.image_size
+    if image.shape[1] != side:
+        image = jax.image.resize(image, (len(image), side, side, 3), "linear")
+    return unit(clip.apply({"params": params}, image, method="encode_image"))
 
 
 def text_embedding(clip: CLIP, params: Params, tokens: Tokens) -> tuple[Features, Embedding]:

@@ -1,0 +1,32 @@
+"""CLIP with the vision transformer H/16 of the paper, at 256 pixels.
+
+    t2i train configs/dalle2/clip.py --data.dataset NAME --run runs/dalle2
+
+Heads of 128, ten and eight of them, where the paper's vision tower has sixteen of 80: a TPU's matrix unit is 128 wide.
+"""
+
+import dataclasses
+
+from configs.dalle2.vae import CONTEXT, DATA, MESH
+from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.models.remat import Remat
+from t2i_jax.stages import ClipStage
+from t2i_jax.training import AdamW, Cosine, Experiment
+
+KIND = {"dtype": "bfloat16", "remat": Remat(())}
+MODEL = CLIP(
+    text=TextTower(vocab=32_768, context=CONTEXT, width=1024, depth=24, heads=8, **KIND),
+    vision=VisionTower(image_size=256, patch=16, width=1280, depth=32, heads=10, **KIND),
+    embedding=1024,
+)
+
+
+def config() -> Experiment:
+    return Experiment(
+        stage=ClipStage(model=MODEL, shift=0),
+        data=dataclasses.replace(DATA, batch=32_768),
+        optimizer=AdamW(learning_rate=3e-4, schedule=Cosine(warmup=2000), b2=0.98, decay=0.2),
+        mesh=MESH,
+        steps=400_000,
+        ema=0.9999,
+    )

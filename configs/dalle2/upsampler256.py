@@ -1,0 +1,42 @@
+"""The first upsampler: 700 million parameters, from the latents of 64-pixel pictures to those of 256-pixel ones.
+
+    t2i train configs/dalle2/upsampler256.py --data.dataset NAME --run runs/dalle2
+"""
+
+import dataclasses
+
+from configs.dalle2.clip import MODEL as CLIP
+from configs.dalle2.decoder import OPTIMIZER
+from configs.dalle2.vae import DATA, MESH
+from configs.dalle2.vae import MODEL as VAE
+from t2i_jax.diffusion.process import Clean, LossIn, Process
+from t2i_jax.diffusion.schedules import Flow
+from t2i_jax.models.mmdit import MMDiT
+from t2i_jax.models.remat import Remat
+from t2i_jax.stages import UpsamplerStage
+from t2i_jax.training import Experiment
+
+MODEL = MMDiT(
+    patch=2,
+    in_channels=32,
+    out_channels=16,
+    width=1024,
+    depth=19,
+    heads=8,
+    context_width=CLIP.embedding,
+    pooled_width=CLIP.embedding,
+    grid=16,
+    dtype="bfloat16",
+    remat=Remat(()),
+)
+
+
+def config() -> Experiment:
+    return Experiment(
+        stage=UpsamplerStage(model=MODEL, vae=VAE, clip=CLIP, factor=4, process=Process(Flow(), Clean(), LossIn())),
+        data=dataclasses.replace(DATA, batch=1024),
+        optimizer=OPTIMIZER,
+        mesh=MESH,
+        steps=1_000_000,
+        ema=0.9999,
+    )

@@ -1,0 +1,79 @@
+"""Every kernel computes what ``plain`` does: values and gradients, whatever the length and the mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t2i_jax.models.attention import attention, plain, splash
+from t2i_jax.models.remat import Remat
+from t2i_jax.models.transformer import Transformer
+from t2i_jax.parallel.mesh import Mesh
+
+
+def heads(b, length, k, d, seed):
+    return (jax.random.normal(key, (b, length, k, d)) for key in jax.random.split(jax.random.key(seed), 3))
+
+
+@pytest.mark.parametrize("length", [128, 76, 320])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_the_tpu_kernel_computes_what_the_plain_one_does(length, causal, hidden):
+    q, k, v = heads(2, length, 2, 64, length)
+    visible = None
+    if hidden:
+        ends = jnp.array([length // 3, length])
+        visible = jnp.arange(length)[None] < ends[:, None]
+    weight = jax.random.normal(jax.random.key(9), q.shape)
+    run = lambda f: jax.value_and_grad(lambda *x: (f(*x) * weight).sum(), (0, 1, 2))(q, k, v)
+    mine, mine_grads = run(lambda *x: splash(*x, causal, visible, interpret=True))
+    true, true_grads = run(lambda *x: plain(*x, causal, visible))
+    np.testing.assert_allclose(mine, true, rtol=1e-4, atol=1e-3)
+    for a, b in zip(mine_grads, true_grads):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+def test_the_tpu_kernel_is_the_same_split_over_batch_and_heads():
+    q, k, v = heads(4, 128, 2, 64, 0)
+    whole = splash(q, k, v, True, None, interpret=True)
+    with jax.set_mesh(Mesh(replica=2, data=2, model=2).build()):
+        split = jax.jit(lambda *x: splash(*x, True, None, interpret=True))(q, k, v)
+    np.testing.assert_allclose(split, whole, atol=1e-6)
+
+
+def test_a_causal_query_never_sees_what_comes_later():
+    q, k, v = heads(1, 6, 2, 8, 0)
+    seen = jax.jacobian(lambda v: attention(q, k, v, causal=True)[0, :, 0, 0])(v)[:, 0, :, 0, 0]
+    assert (np.triu(seen, 1) == 0).all() and (np.diag(seen) > 0).all()
+
+
+@pytest.mark.parametrize("keep", [(), ("qkv",), ("mixed",), ("qkv", "mixed", "inner")])
+def test_what_is_kept_changes_no_number(keep):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 32))
+
+    def gradient(remat):
+        model = Transformer(32, 3, 4, 64, remat=remat)
+        params = model.init(jax.random.key(1), x)
+        return jax.jit(jax.grad(lambda p: jnp.square(model.apply(p, x)).sum()))(params)
+
+    for a, b in zip(jax.tree.leaves(gradient(Remat())), jax.tree.leaves(gradient(Remat(keep)))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_keeping_less_computes_more():
+    x = jax.ShapeDtypeStruct((2, 5, 32), jnp.float32)
+
+    def products(remat):
+        model = Transformer(32, 3, 4, 64, remat=remat)
+        params = jax.eval_shape(model.init, jax.random.key(1), x)
+        text = str(jax.make_jaxpr(jax.grad(lambda p, x: model.apply(p, x).sum()))(params, x))
+        return text.count("dot_general")
+
+    counts = [products(Remat(keep)) for keep in (("all",), ("qkv", "mixed", "inner"), ("mixed",), ())]
+    assert counts[0] <= counts[1] < counts[2] <= counts[3]
+
+
+@pytest.mark.parametrize("wrong", [{"keep": ("values",)}, {"offload": True}, {"keep": (), "offload": True}])
+def test_a_policy_that_names_nothing_known_is_refused(wrong):
+    with pytest.raises(ValueError, match="qkv, mixed, inner"):
+        Remat(**wrong)

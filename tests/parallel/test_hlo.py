@@ -1,0 +1,113 @@
+"""What the reader counts is what the program was written to do."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from t2i_jax.parallel.hlo import read
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training.flops import count_flops
+
+AXES = {"replica": 1, "data": 4, "model": 2}
+
+
+def compiled(function, mesh, *args):
+    placed = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=NamedSharding(mesh, p)) for s, p in args]
+    return jax.jit(function).lower(*placed).compile()
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return Mesh(data=4, model=2).build()
+
+
+def layers(x, kernels):
+    return jax.lax.scan(lambda x, k: (jnp.tanh(x @ k), None), x, kernels)[0]
+
+
+def test_a_loop_counts_as_often_as_it_turns(mesh):
+    args = ((64, 32), P("data")), ((5, 32, 32), P(None, "data"))
+    summary = read(compiled(layers, mesh, *args).as_text(), AXES)
+    assert summary.flops == 5 * 2 * 64 * 32 * 32 / 4
+    gathers = [c for c in summary.collectives if c.kind == "all-gather"]
+    assert sum(c.times for c in gathers) == 5
+    assert {(c.axes, c.group, c.bytes, c.wire) for c in gathers} == {(("data",), 4, 32 * 32 * 4, 32 * 32 * 3)}
+
+
+def test_a_reduction_is_told_by_the_axis_it_goes_over(mesh):
+    args = ((16, 64), P("data", "model")), ((64, 32), P("model"))
+    (one,) = read(compiled(lambda a, b: a @ b, mesh, *args).as_text(), AXES).collectives
+    assert (one.kind, one.axes, one.group, one.times) == ("all-reduce", ("model",), 2, 1)
+    assert one.bytes == one.wire == 4 * 32 * 4
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_convolution_counts_the_places_that_meet(stride, padding):
+    x, k = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+    run = lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    flops = read(jax.jit(run).lower(x, k).compile().as_text(), {"data": 1}).flops
+    ones = jnp.ones((1, 8, 8, 1)), jnp.ones((3, 3, 1, 1))
+    assert flops == 2 * float(run(*ones).sum()) * 2 * 3 * 5
+
+
+def test_it_agrees_with_the_count_of_what_was_traced(mesh):
+    gradient = jax.grad(lambda k, x: jnp.square(layers(x, k)).sum())
+    args = ((5, 32, 32), P(None, "data")), ((64, 32), P("data"))
+    traced = count_flops(gradient, jnp.zeros((5, 32, 32)), jnp.zeros((64, 32)))
+    assert read(compiled(gradient, mesh, *args).as_text(), AXES).flops * 4 == traced
+
+
+TPU = """
+%all-reduce-scatter.1 (input: bf16[64,8]) -> bf16[16,8] {
+  %input = bf16[64,8]{1,0} parameter(0)
+  ROOT %all-reduce.1 = bf16[64,8]{1,0:T(8,128)(2,1)} all-reduce(%input), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+}
+
+%async_collective_fusion.2 (p: bf16[4,8], q: bf16[2,4], r: bf16[4,8]) -> (bf16[16,8], bf16[2,8]) {
+  %p = bf16[4,8]{1,0} parameter(0)
+  %q = bf16[2,4]{1,0} parameter(1)
+  %r = bf16[4,8]{1,0} parameter(2)
+  %gathered = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=2, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  %convolution.1 = bf16[2,8]{1,0} convolution(%q, %r), dim_labels=bf_io->bf
+  ROOT %t = (bf16[16,8]{1,0}, bf16[2,8]{1,0}) tuple(%gathered, %convolution.1)
+}
+
+%body (state: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
+  %state = (s32[]{:T(128)}, bf16[64,8]{1,0}) parameter(0)
+  %x = bf16[64,8]{1,0} get-tuple-element(%state), index=1
+  %scattered = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %both = (bf16[16,8]{1,0}, bf16[2,8]{1,0}) fusion(%x), kind=kCustom, calls=%async_collective_fusion.2
+  ROOT %next = (s32[], bf16[64,8]) tuple(%x, %x)
+}
+
+%condition (state.1: (s32[], bf16[64,8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(23)
+  %state.1 = (s32[]{:T(128)}, bf16[64,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state.1), index=0
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
+  %a = (s32[], bf16[64,8]{1,0}) parameter(0)
+  ROOT %while.1 = (s32[]{:T(128)}, bf16[64,8]{1,0}) while(%a), condition=%condition, body=%body
+}
+"""
+
+
+def test_the_forms_of_a_tpus_program_are_understood():
+    summary = read(TPU, {"replica": 2, "data": 4, "model": 1})
+    assert summary.flops == 23 * 2 * 2 * 4 * 8
+    found = {c.kind: (c.axes, c.group, c.bytes, c.times, c.waits) for c in summary.collectives}
+    assert found == {
+        "reduce-scatter": (("data",), 4, 64 * 8 * 2, 23, True),
+        "all-gather": (("data",), 4, 16 * 8 * 2, 23, False),
+    }
+
+
+def test_a_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        read("hello", {"data": 1})
