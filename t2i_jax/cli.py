@@ -1,4 +1,4 @@
-"""``t2i``: train, sample, evaluate, build data, export.
+"""``t2i``: train, plan, sample, evaluate, build data, export.
 
     t2i train configs/emoji/decoder.py --run runs/emoji --steps 2000
     t2i sample runs/emoji "a red apple, fluent 3d style" --n 4 --out apple.png
@@ -81,11 +81,51 @@ def train(args: list[str]) -> int:
                 f"need one config: t2i train {Path(path) / 'STAGE.py'}"
             )
         return _train_folder(Path(path), variant, run)
-    experiment = read_config(path, variant)
-    experiment = tyro.cli(type(experiment), default=experiment, args=rest, prog=f"t2i train {config}")
+    experiment = _experiment(config, rest, "train")
     from t2i_jax.training import train as run_training
 
     return run_training(experiment, run)
+
+
+def plan(args: list[str]) -> int:
+    """Ask what a training would need on TPUs: ``t2i plan CONFIG --topology v5e:16x16 [--slices 4] [--field value ...]``.
+
+    Compiles the training's very step for that topology; no TPU is needed.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(
+            "usage: t2i plan CONFIG --topology T [--slices N] [--out FILE.json] [--field value ...]\n\n"
+            "CONFIG      as for `t2i train`, e.g. configs/dalle2/decoder.py; its fields are options here too\n"
+            "--topology  generation and shape of a slice, e.g. v5e:16x16, v6e:16x16, v5p:8x8x8 (default v5e:16x16)\n"
+            "--slices    how many such slices, joined by the data-centre network (default 1)\n"
+            "--out       file for the whole plan as JSON (default: none)\n\n"
+            "Prints memory a chip, FLOPs, every message between chips, and an estimate of time and cost. Exits with 1\n"
+            "where the program does not fit. Needs the extra `plan` (libtpu), and no TPU."
+        )
+        return 0
+    config, rest = args[0], args[1:]
+    topology, rest = _take(rest, "--topology", "v5e:16x16")
+    slices, rest = _take(rest, "--slices", "1")
+    out, rest = _take(rest, "--out", "")
+    if not slices.isdigit() or int(slices) < 1:
+        raise UsageError(f"--slices {slices}: a whole number of at least 1")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for a TPU
+    experiment = _experiment(config, rest, "plan")
+    from t2i_jax.training.plan import make_plan
+
+    found = make_plan(experiment, topology, int(slices))
+    print(found.table())
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(found.json(), indent=1) + "\n")
+    return 0 if found.fits else 1
+
+
+def _experiment(config: str, options: list[str], command: str):
+    """What ``CONFIG[:NAME]`` returns, with the options' fields."""
+    path, _, variant = config.partition(":")
+    experiment = read_config(path, variant or "config")
+    return tyro.cli(type(experiment), default=experiment, args=options, prog=f"t2i {command} {config}")
 
 
 def _train_folder(folder: Path, variant: str, run: str) -> int:
@@ -261,6 +301,7 @@ def _name(function: Callable) -> str:
 
 COMMANDS: dict[str, tuple[Callable, bool]] = {
     "train": (train, True),
+    "plan": (plan, True),
     "demo": (demo, False),
     "sample": (sample, False),
     "eval": (evaluate, False),

@@ -9,7 +9,7 @@ compiler lets a program have, as it says itself when one does not fit.
 from dataclasses import dataclass
 
 GB = 1e9
-GIB = 2**30
+GIB = 2.0**30
 
 
 @dataclass(frozen=True)

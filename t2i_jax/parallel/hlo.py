@@ -24,9 +24,12 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4,
           "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}  # fmt: skip
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
-_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _OP = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLERS = ("fusion", "call", "while", "conditional", "async-start", "custom-call")
+_MOVES_NOTHING = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all", "partition-id",
+                  "while", "conditional", "call", "optimization-barrier", "async-start", "async-update", "async-done",
+                  "copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Summary:
     collectives: list[Collective] = field(default_factory=list)
     kernels: Counter = field(default_factory=Counter)
     """Custom calls by target, with how often each runs."""
+    traffic: int = 0
+    """Bytes between the device's memory and what computes: operands and results of whatever is not fused into another
+    operation. What lives in on-chip memory is left out, of a stack only the slice that is used counts."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,11 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
     computations, entry = _computations(text)
     times = _times(computations, entry)
     summary, seen = Summary(), {}
+    fused = {i.attribute("calls") for body in computations.values() for i in body if i.op == "fusion"}
     for name, count in times.items():
         shapes = {i.name: i.type for i in computations[name]}
+        if name not in fused:
+            summary.traffic += count * sum(_traffic(i, shapes, computations) for i in computations[name])
         for instruction in computations[name]:
             op = instruction.op
             if op == "dot":
@@ -233,13 +242,51 @@ def _meetings(size: int, kernel: int, out: int, stride: int, pad: int, spread: i
     return int(((places >= 0) & (places <= (size - 1) * spread) & (places % spread == 0)).sum())
 
 
+def _traffic(instruction: _Instruction, shapes: dict[str, str], computations: dict[str, list[_Instruction]]) -> int:
+    if instruction.op in _MOVES_NOTHING:
+        return 0
+    operands = [shapes.get(name, "") for name in instruction.operands()]
+    if instruction.op == "dynamic-slice":
+        return 2 * _far(instruction.type)
+    if instruction.op == "dynamic-update-slice":
+        return 2 * _far(operands[1])
+    if instruction.op != "fusion":
+        return _far(instruction.type) + sum(map(_far, operands))
+    body = computations.get(instruction.attribute("calls") or "", [])
+    return _written(instruction, body) + sum(_read(i, type_, body) for i, type_ in enumerate(operands))
+
+
+def _read(number: int, type_: str, body: list[_Instruction]) -> int:
+    """Bytes that a fusion reads of its operand ``number``."""
+    mine = next((i.name for i in body if i.op == "parameter" and i.rest.startswith(f"{number})")), None)
+    uses = [(i, i.operands().index(mine)) for i in body if mine and mine in i.operands()]
+    if uses and all(i.op in ("dynamic-slice", "dynamic-update-slice") and place == 0 for i, place in uses):
+        return sum(_far(i.type) for i, _ in uses if i.op == "dynamic-slice") if "S(" not in type_ else 0
+    return _far(type_)
+
+
+def _written(fusion: _Instruction, body: list[_Instruction]) -> int:
+    """Bytes that a fusion writes: of a stack that it updates in place, the new slice."""
+    types = {i.name: i.type for i in body}
+    whole = _far(fusion.type)
+    for i in body:
+        if i.op == "dynamic-update-slice" and (size := _far(i.type)) <= whole:
+            whole += _far(types.get(i.operands()[1], "")) - size
+    return whole
+
+
+def _far(type_: str) -> int:
+    """Bytes of the shapes that don't live in on-chip memory, which TPUs' layouts call S(1)."""
+    return sum(_bytes(f"{kind}[{dims}]") for kind, dims, layout in _SHAPE.findall(type_) if "S(" not in layout)
+
+
 def _dims(type_: str) -> list[int]:
     return [int(n) for n in _SHAPE.search(type_).group(2).split(",") if n]
 
 
 def _bytes(type_: str) -> int:
     found = _SHAPE.findall(type_)
-    return math.ceil(sum(_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in found))
+    return math.ceil(sum(_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n) for kind, dims, _ in found))
 
 
 def _closing(text: str) -> int:

@@ -8,6 +8,7 @@ pages serve every step. They hold for threads that start later, so ``keep_memory
 import ctypes
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import jax
 
@@ -31,4 +32,12 @@ def keep_memory() -> bool:
 def on_cpu() -> bool:
     """Whether JAX will choose a CPU, found out without starting a backend."""
     asked = jax.config.jax_platforms
-    return asked == "cpu" if asked else not any(map(find_spec, _PLUGINS))
+    if asked:
+        return asked == "cpu"
+    plugins = [name for name in _PLUGINS if find_spec(name)]
+    # libtpu alone is the compiler that `t2i plan` asks; a host of TPUs has their devices too.
+    return not plugins or (plugins == ["libtpu"] and not any(Path("/dev").glob("accel*")) and not _vfio())
+
+
+def _vfio() -> bool:
+    return any(entry.name.isdigit() for entry in Path("/dev/vfio").glob("*"))

@@ -33,6 +33,10 @@ PEAKS = {
 """Dense bfloat16 FLOP/s of one JAX device, from the makers' data sheets, by the start of ``device_kind``."""
 
 
+Counts = dict[str, Callable]
+"""Name of a primitive -> FLOPs of (equation, these counts); of other primitives the jaxprs they carry are counted."""
+
+
 def count_flops(function: Callable, *args: Any) -> int:
     """FLOPs of ``function(*args)`` on all devices together; args may be ShapeDtypeStructs."""
     return count_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
@@ -53,18 +57,24 @@ def chip_peak(kind: str) -> float | None:
     return PEAKS[max(known, key=len)] if known else None
 
 
-def count_jaxpr(jaxpr: core.Jaxpr) -> int:
-    """FLOPs of a traced program."""
-    return sum(_COUNTS.get(eqn.primitive.name, _inner)(eqn) for eqn in jaxpr.eqns)
+def count_jaxpr(jaxpr: core.Jaxpr, counts: Counts | None = None) -> int:
+    """FLOPs of a traced program; ``counts`` for each primitive that has some, all that are known unless given."""
+    counts = _COUNTS if counts is None else counts
+    return sum(counts.get(eqn.primitive.name, _inner)(eqn, counts) for eqn in jaxpr.eqns)
 
 
-def _dot(eqn: core.JaxprEqn) -> int:
+def count_kernels(jaxpr: core.Jaxpr) -> int:
+    """FLOPs of the Pallas kernels in a traced program."""
+    return count_jaxpr(jaxpr, {"pallas_call": _pallas, **_CONTROL})
+
+
+def _dot(eqn: core.JaxprEqn, counts: Counts) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
     depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
     return 2 * depth * math.prod(eqn.outvars[0].aval.shape)
 
 
-def _conv(eqn: core.JaxprEqn) -> int:
+def _conv(eqn: core.JaxprEqn, counts: Counts) -> int:
     numbers = eqn.params["dimension_numbers"]
     kernel = eqn.invars[1].aval.shape
     window = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])  # input features of a group, and space
@@ -72,27 +82,37 @@ def _conv(eqn: core.JaxprEqn) -> int:
     return 2 * window * math.prod(eqn.outvars[0].aval.shape) // spread
 
 
-def _cond(eqn: core.JaxprEqn) -> int:
-    return max(count_jaxpr(branch.jaxpr) for branch in eqn.params["branches"])
+def _cond(eqn: core.JaxprEqn, counts: Counts) -> int:
+    return max(count_jaxpr(branch.jaxpr, counts) for branch in eqn.params["branches"])
 
 
-def _scan(eqn: core.JaxprEqn) -> int:
-    return eqn.params["length"] * count_jaxpr(eqn.params["jaxpr"].jaxpr)
+def _scan(eqn: core.JaxprEqn, counts: Counts) -> int:
+    return eqn.params["length"] * count_jaxpr(eqn.params["jaxpr"].jaxpr, counts)
 
 
-def _inner(eqn: core.JaxprEqn) -> int:
+def _shard_map(eqn: core.JaxprEqn, counts: Counts) -> int:
+    return eqn.params["mesh"].size * _inner(eqn, counts)  # inside, shapes are one device's
+
+
+def _pallas(eqn: core.JaxprEqn, counts: Counts) -> int:
+    """A kernel's body for every point of its grid: blocks that a mask lets it skip are counted too."""
+    return math.prod(eqn.params["grid_mapping"].grid) * count_jaxpr(eqn.params["jaxpr"], _COUNTS)
+
+
+def _inner(eqn: core.JaxprEqn, counts: Counts) -> int:
     """Whatever other jaxprs an equation carries (jit, remat, custom derivatives, while), once each."""
     total = 0
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):
-                total += count_jaxpr(item.jaxpr)
+                total += count_jaxpr(item.jaxpr, counts)
             elif isinstance(item, core.Jaxpr):
-                total += count_jaxpr(item)
+                total += count_jaxpr(item, counts)
     return total
 
 
-_COUNTS = {"dot_general": _dot, "conv_general_dilated": _conv, "scan": _scan, "cond": _cond}
+_CONTROL = {"scan": _scan, "cond": _cond, "shard_map": _shard_map}
+_COUNTS = {"dot_general": _dot, "conv_general_dilated": _conv, "pallas_call": _pallas, **_CONTROL}
 
 
 def _measured(size: int = 1024, repeats: int = 6) -> float:

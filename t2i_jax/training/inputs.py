@@ -45,12 +45,7 @@ class Inputs:
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global batch, as the step takes it."""
-        b, side = self.data.batch, self.data.image_size
-        return {
-            "image": jax.ShapeDtypeStruct((b, side, side, 3), np.uint8),
-            "tokens": jax.ShapeDtypeStruct((b, self.data.context), np.int32),
-            "index": jax.ShapeDtypeStruct((b,), np.int32),
-        }
+        return batch_shapes(self.data)
 
     def digests(self) -> dict[str, str]:
         """What the data set and the tokenizer are made of, as SHA-256."""
@@ -77,3 +72,13 @@ class Inputs:
             "index": indices.astype(np.int32),
         }
         return batch, captions
+
+
+def batch_shapes(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch of such data, as the step takes it."""
+    b, side = data.batch, data.image_size
+    return {
+        "image": jax.ShapeDtypeStruct((b, side, side, 3), np.uint8),
+        "tokens": jax.ShapeDtypeStruct((b, data.context), np.int32),
+        "index": jax.ShapeDtypeStruct((b,), np.int32),
+    }

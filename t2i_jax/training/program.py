@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from t2i_jax.parallel.mesh import replicated, split_batch
 from t2i_jax.parallel.rules import shardings
 from t2i_jax.training.experiment import Experiment
-from t2i_jax.training.flops import count_jaxpr
+from t2i_jax.training.flops import count_jaxpr, count_kernels
 from t2i_jax.training.state import TrainState, init_state
 from t2i_jax.training.step import make_step
 from t2i_jax.types import Batch, Params
@@ -37,6 +37,8 @@ class Program:
     """(state, frozen, key, batch) -> (state, metrics), jitted; donates the state."""
     flops: int
     """Floating-point operations of one step, on all devices together."""
+    kernel_flops: int
+    """Those among them that hand-written kernels do, where no compiler counts them."""
 
     def place_frozen(self, frozen: dict[str, Params]) -> dict[str, Params]:
         """The frozen parameters on the devices."""
@@ -73,9 +75,9 @@ def build(
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated(mesh)))
     traced = jitted.trace(state, frozen, key, inputs)
-    return Program(
-        state, frozen, inputs, jax.jit(init, out_shardings=where), jitted, count_jaxpr(traced.jaxpr.jaxpr)
-    )
+    jaxpr = traced.jaxpr.jaxpr
+    begin = jax.jit(init, out_shardings=where)
+    return Program(state, frozen, inputs, begin, jitted, count_jaxpr(jaxpr), count_kernels(jaxpr))
 
 
 def _placed(tree: Any, where: Any) -> Any:

@@ -1,0 +1,217 @@
+"""What a training would need and cost on TPUs, told by the compiler that would build it there.
+
+    plan = make_plan(experiment, "v5e:16x16", slices=1)
+    print(plan.table())
+
+The very step of the training is compiled for the topology; memory, messages and products are read from the result.
+Times are estimates: a roofline over the chip's data sheet (``parallel/chips.py``) with the assumptions that
+``ASSUMPTIONS`` lists. No loop is left out: what a scan does is counted as often as it turns.
+"""
+
+import dataclasses
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from t2i_jax.models.remat import Remat
+from t2i_jax.parallel.chips import CHIPS, Chip
+from t2i_jax.parallel.hlo import Collective, Summary, read
+from t2i_jax.parallel.mesh import Mesh, check_batch
+from t2i_jax.parallel.topology import describe
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.program import Program, build
+
+ASSUMPTIONS = (
+    "matrix products run at the chip's peak, everything else in the shadow of memory traffic",
+    "memory traffic: operands and results of every operation that is not fused into another, each once",
+    "messages by rings along one dimension of the torus, both ways at once",
+    "messages that the compiler made asynchronous are hidden behind computation as far as that is longer",
+    "the input pipeline keeps up; no previews, evaluations or saves",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training step on one kind of chip. Bytes are of one chip; FLOPs are of one chip unless said."""
+
+    stage: str
+    topology: str
+    slices: int
+    mesh: dict[str, int]
+    batch: int
+    steps: int
+    parameters: int
+    memory: dict[str, int]
+    """Bytes by part: "params", "ema", "moments", "frozen", "batch", then "temporaries", "code" and "peak"."""
+    usable: int
+    """Bytes that a program may use."""
+    model_flops: int
+    """Of the whole step on all chips, nothing recomputed."""
+    flops: int
+    """Of the whole step on all chips, as compiled."""
+    traffic: int
+    """Bytes to and from a chip's memory in a step."""
+    collectives: tuple[Collective, ...]
+    warnings: tuple[str, ...]
+    compile_seconds: float
+
+    @property
+    def chips(self) -> int:
+        count = 1
+        for size in self.mesh.values():
+            count *= size
+        return count
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.topology.split(":")[0]]
+
+    @property
+    def fits(self) -> bool:
+        return self.memory["peak"] <= self.usable
+
+    def seconds(self) -> dict[str, float]:
+        """Roofline of a step: what each part would take alone, then "step", all together."""
+        chip = self.chip
+        compute, memory = self.flops / self.chips / chip.flops, self.traffic / chip.bandwidth
+        spent: dict[tuple[str, bool], float] = defaultdict(float)
+        for one in self.collectives:
+            network = self.slices > 1 and "replica" in one.axes
+            rate = chip.network if network else 2 * chip.link
+            spent["DCN" if network else "ICI", one.waits] += one.times * one.wire / rate
+        links = {name: spent[name, True] + spent[name, False] for name in ("ICI", "DCN")}
+        hidden = max(compute, memory, spent["ICI", False], spent["DCN", False])
+        step = hidden + spent["ICI", True] + spent["DCN", True]
+        return {"compute": compute, "memory": memory, **links, "step": step}
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs that a step of this length does, as share of the peak."""
+        return self.model_flops / self.chips / self.chip.flops / self.seconds()["step"]
+
+    def messages(self) -> list[tuple[str, str, int, int, int, bool]]:
+        """Kind, axes, how many, their bytes and bytes on the wire in a step, whether they wait; the largest first."""
+        groups: dict[tuple, list[int]] = defaultdict(lambda: [0, 0, 0])
+        for one in self.collectives:
+            row = groups[one.kind, " × ".join(one.axes), one.waits]
+            row[0] += one.times
+            row[1] += one.times * one.bytes
+            row[2] += round(one.times * one.wire)
+        rows = [(kind, axes, *numbers, waits) for (kind, axes, waits), numbers in groups.items()]
+        return sorted(rows, key=lambda row: -row[4])
+
+    def json(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        seconds = self.seconds()
+        names = ("kind", "axes", "count", "bytes", "wire_bytes", "waits")
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "collectives"}
+        return plain | {
+            "chips": self.chips, "fits": self.fits, "seconds": seconds, "mfu": self.mfu,
+            "images_per_second": self.batch / seconds["step"], "hours": self.steps * seconds["step"] / 3600,
+            "chip_hours": self.chips * self.steps * seconds["step"] / 3600,
+            "collectives": [dict(zip(names, row)) for row in self.messages()], "assumptions": ASSUMPTIONS,
+        }  # fmt: skip
+
+    def table(self) -> str:
+        """The plan as lines of text."""
+        gib, seconds = 2**30, self.seconds()
+        mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.items())
+        slices = f"{self.slices} slices of " if self.slices > 1 else ""
+        parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in self.memory.items() if name != "peak")
+        verdict = "fits" if self.fits else "DOES NOT FIT"
+        hours = self.steps * seconds["step"] / 3600
+        lines = [
+            f"{self.stage} on {slices}{self.topology} ({self.chips} chips), mesh {mesh}, batch {self.batch}",
+            f"parameters   {self.parameters / 1e6:,.0f} million",
+            f"memory       {self.memory['peak'] / gib:.2f} of {self.usable / gib:.2f} GiB a chip: {verdict}",
+            f"             {parts}",
+            f"FLOPs        {self.flops:.3e} a step as compiled, {self.flops / self.model_flops:.2f} of the model's",
+            *(
+                f"messages     {kind} over {axes}: {count} a step, {size / 1e9:.2f} GB, {wire / 1e9:.2f} GB on the wire"
+                f"{', nothing hides them' if waits else ''}"
+                for kind, axes, count, size, wire, waits in self.messages()
+            ),
+            "estimate     " + ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()),
+            f"             MFU {self.mfu:.0%}, {self.batch / seconds['step']:,.0f} images/s, {self.steps:,} steps in "
+            f"{hours:,.0f} h = {hours * self.chips:,.0f} chip-hours",
+            *(f"assumed      {text}" for text in ASSUMPTIONS),
+            *(f"warning      {text}" for text in self.warnings),
+            f"compiled in {self.compile_seconds:.0f} s",
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
+    """Compile ``experiment``'s step for ``slices`` slices of ``topology`` and say what it takes.
+
+    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, or libtpu knows no such topology.
+    A program too large for the memory is no error of a plan: its ``fits`` is False.
+    """
+    if topology.split(":")[0] not in CHIPS:
+        raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")
+    mesh = experiment.mesh.build(describe(topology, slices))
+    check_batch(experiment.data.batch, experiment.accumulate, mesh)
+    key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment.data)
+    frozen = jax.eval_shape(experiment.stage.expects, key, batch) if experiment.stage.reads else {}
+    started = time.monotonic()
+    with jax.set_mesh(mesh):
+        program = build(experiment, mesh, frozen, batch, {})
+        compiled = program.step.lower(program.state, program.frozen, key, program.batch).compile()
+    seconds = time.monotonic() - started
+    summary = read(compiled.as_text(), dict(mesh.shape))
+    stats = compiled.memory_analysis()
+    plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
+    memory = held(program) | {"temporaries": stats.temp_size_in_bytes, "code": stats.generated_code_size_in_bytes}
+    memory["peak"] = (
+        stats.argument_size_in_bytes + stats.temp_size_in_bytes + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes + stats.generated_code_size_in_bytes
+    )  # fmt: skip
+    return Plan(
+        experiment.stage.name, topology, slices, dict(mesh.shape), experiment.data.batch, experiment.steps,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
+        memory=memory, usable=int(CHIPS[topology.split(":")[0]].usable), model_flops=plain.flops,
+        flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic,
+        collectives=tuple(summary.collectives), warnings=tuple(warnings(summary)), compile_seconds=seconds,
+    )  # fmt: skip
+
+
+def held(program: Program) -> dict[str, int]:
+    """Bytes of one device's share of what a step is given, by part."""
+    state = program.state
+    parts = {"params": state.params, "ema": state.ema, "moments": state.opt_state, "frozen": program.frozen}
+    return {name: shard_bytes(tree) for name, tree in (parts | {"batch": program.batch}).items()}
+
+
+def shard_bytes(tree: Any) -> int:
+    """Bytes of one device's shards of a tree of ShapeDtypeStructs that carry their shardings."""
+    size = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+    return sum(one.size * one.dtype.itemsize for one in map(size, jax.tree.leaves(tree)))
+
+
+def whole(value: Any) -> Any:
+    """``value`` (a tree of frozen dataclasses) with nothing computed twice: every ``Remat`` keeps all."""
+    if isinstance(value, Remat):
+        return value if value == Remat() else Remat()
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    linen = ("parent", "name") if hasattr(value, "scope") else ()
+    old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init and f.name not in linen}
+    new = {name: whole(item) for name, item in old.items()}
+    changed = {name: item for name, item in new.items() if item is not old[name]}
+    return dataclasses.replace(value, **changed) if changed else value
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What in a compiled step should not be: each with the operation it serves."""
+    found = []
+    for one in summary.collectives:
+        where = f"{one.kind} over {' × '.join(one.axes)} of {one.bytes / 2**20:.0f} MiB, {one.times} a step ({one.source})"
+        if one.kind == "all-reduce" and "data" in one.axes and one.bytes > 2**20:
+            found.append(f"whole gradients are summed where each chip needs its share alone: {where}")
+        elif one.waits and one.bytes > 2**20:
+            found.append(f"nothing hides {where}")
+    return found

@@ -1,0 +1,97 @@
+"""What a plan says of the parts that need no compiler equals what is really there."""
+
+import dataclasses
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from t2i_jax.models.attention import splash
+from t2i_jax.models.remat import Remat
+from t2i_jax.parallel.chips import CHIPS
+from t2i_jax.parallel.hlo import Collective, Summary
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training.flops import count_flops, count_jaxpr, count_kernels
+from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.plan import Plan, held, warnings, whole
+from t2i_jax.training.program import build
+
+GATHER = Collective("all-gather", ("data",), 16, 2**30, 10, False, "blocks")
+
+
+def experiment(name="prior"):
+    return importlib.import_module(f"configs.emoji.{name}").config()
+
+
+@pytest.mark.parametrize("name", ["vae", "prior"])
+def test_the_bytes_held_are_the_bytes_of_the_real_shards(name):
+    one = experiment(name)
+    one = dataclasses.replace(one, data=dataclasses.replace(one.data, batch=8))
+    mesh, key, batch = Mesh(data=4, model=2).build(), jax.random.key(0), batch_shapes(one.data)
+    frozen = jax.eval_shape(one.stage.expects, key, batch)
+    program = build(one, mesh, frozen, batch, {})
+    state = program.init(key)
+    real = lambda tree: sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+    found = held(program)
+    assert (found["params"], found["ema"], found["moments"]) == tuple(map(real, (state.params, state.ema, state.opt_state)))
+    placed = program.place_frozen(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), frozen))
+    assert found["frozen"] == real(placed)
+
+
+def test_nothing_is_computed_twice_in_the_whole_of_an_experiment():
+    one = experiment()
+    lazy = dataclasses.replace(one.stage, model=dataclasses.replace(one.stage.model, remat=Remat(())))
+    lazy = dataclasses.replace(one, stage=lazy)
+    assert whole(lazy) == one and whole(one) is one
+    count = lambda e: build(e, Mesh().build(), jax.eval_shape(e.stage.expects, jax.random.key(0), batch_shapes(e.data)),
+                            batch_shapes(e.data), {}).flops  # fmt: skip
+    assert count(lazy) > count(one) == count(whole(lazy))
+
+
+def test_a_kernels_products_are_counted_for_every_block_and_device():
+    shape = jax.ShapeDtypeStruct((4, 256, 2, 64), np.float32)
+    run = lambda q, k, v: splash(q, k, v, False, None, interpret=True)
+    true = 2 * 2 * 4 * 2 * 256 * 256 * 64
+    assert count_flops(run, shape, shape, shape) == true
+    with jax.set_mesh(Mesh(replica=2, data=2, model=2).build()):
+        jaxpr = jax.make_jaxpr(jax.jit(lambda q, k, v: run(q, k, v) @ np.zeros((64, 8), np.float32)))(shape, shape, shape)
+    assert count_kernels(jaxpr.jaxpr) == true < count_jaxpr(jaxpr.jaxpr)
+
+
+def plan(**changes):
+    values = dict(
+        stage="decoder", topology="v5e:16x16", slices=1, mesh={"replica": 16, "data": 16, "model": 1}, batch=2048,
+        steps=100, parameters=10, memory={"params": 1, "peak": 2**30}, usable=2**34, model_flops=256 * 10**14,
+        flops=256 * 197 * 10**12, traffic=10**9, collectives=(), warnings=(), compile_seconds=1.0,
+    )  # fmt: skip
+    return Plan(**values | changes)
+
+
+def test_the_roofline_hides_what_is_asynchronous_and_adds_what_waits():
+    chip = CHIPS["v5e"]
+    alone = 10 * GATHER.wire / (2 * chip.link)
+    assert GATHER.wire == 2**30 * 15 / 16
+    assert plan().seconds()["step"] == pytest.approx(1.0)
+    assert plan(collectives=(GATHER,)).seconds()["step"] == pytest.approx(1.0)
+    waiting = plan(collectives=(dataclasses.replace(GATHER, waits=True),)).seconds()
+    assert waiting["ICI"] == pytest.approx(alone) and waiting["step"] == pytest.approx(1.0 + alone)
+    assert plan().mfu == pytest.approx(1e14 / 197e12)
+
+
+def test_what_goes_between_slices_goes_over_the_network():
+    between = dataclasses.replace(GATHER, kind="all-reduce", axes=("replica",))
+    seconds = plan(slices=4, collectives=(between,)).seconds()
+    assert seconds["ICI"] == 0 and seconds["DCN"] == pytest.approx(10 * between.wire / CHIPS["v5e"].network)
+
+
+def test_a_plan_that_does_not_fit_says_so():
+    large = plan(memory={"params": 1, "peak": 2**35})
+    assert not large.fits and "DOES NOT FIT" in large.table() and large.json()["fits"] is False
+    assert plan().fits and "MFU 51%" in plan().table()
+
+
+def test_a_whole_gradients_sum_is_a_warning_that_names_its_operation():
+    summary = Summary(collectives=[dataclasses.replace(GATHER, kind="all-reduce"), GATHER])
+    (text,) = warnings(summary)
+    assert "blocks" in text and "1024 MiB" in text
