@@ -12,6 +12,7 @@ import numpy as np
 from t2i_jax.data import Data, Dataset, batches, load_dataset
 from t2i_jax.data.order import order
 from t2i_jax.data.pictures import pixels
+from t2i_jax.parallel.hosts import barrier, leader
 from t2i_jax.text import Tokenizer
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.run import Run
@@ -25,23 +26,25 @@ class Inputs:
     seed: int
     dataset: Dataset
     tokenizer: Tokenizer
+    share: tuple[int, int] = (0, 1)
+    """Which of how many equal parts of every batch this process reads."""
 
     @classmethod
-    def open(cls, experiment: Experiment, paths: Run) -> "Inputs":
+    def open(cls, experiment: Experiment, paths: Run, share: tuple[int, int] = (0, 1)) -> "Inputs":
         """Load both. Raises FileNotFoundError or ValueError with the fix where the data or the vocabulary don't fit."""
         data = experiment.data
         dataset = load_dataset(data.dataset, data.split)
-        if paths.tokenizer.exists():
-            tokenizer = Tokenizer.load(paths.tokenizer)
-        else:
-            tokenizer = Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer)
+        if not paths.tokenizer.exists() and leader():
+            Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer)
+        barrier(f"tokenizer of {experiment.stage.name}")
+        tokenizer = Tokenizer.load(paths.tokenizer)
         known = experiment.stage.vocabulary()
         if known is not None and known < tokenizer.vocab:
             raise ValueError(
                 f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
                 f"{experiment.stage.name!r} knows {known}: set its vocab to at least {tokenizer.vocab}"
             )
-        return cls(data, experiment.seed, dataset, tokenizer)
+        return cls(data, experiment.seed, dataset, tokenizer, share)
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global batch, as the step takes it."""
@@ -53,8 +56,8 @@ class Inputs:
 
     def visits(self, start: int, images: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches from step ``start`` on, as the pipeline gives them."""
-        processes = jax.process_index(), jax.process_count()
-        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, *processes, images=images)
+        number, count = self.share
+        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images=images)
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches from step ``start`` on, as the step takes them."""

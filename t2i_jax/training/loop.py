@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from t2i_jax.parallel.compilation import keep_compiled
+from t2i_jax.parallel.hosts import join, leader, share
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
@@ -38,19 +39,21 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
     the experiment, its data, its directory or the stages it reads.
     """
+    join()
     keep_memory()
     keep_compiled()
     stage, reports, paths = experiment.stage, experiment.reports, Run(Path(run), experiment.stage.name)
     mesh = experiment.mesh.build()
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
     paths.check(experiment)
-    inputs = Inputs.open(experiment, paths)
+    inputs = Inputs.open(experiment, paths, share(split_batch(mesh), experiment.data.batch))
     init_key, key, preview_key = jax.random.split(jax.random.key(experiment.seed), 3)
     frozen = load_frozen(stage, paths.root, init_key, inputs.shapes())
     made_from = inputs.digests() | {name: digest(params) for name, params in frozen.items()}
     cache = Cache.of(stage, frozen, inputs, made_from, paths.cache, experiment.cache_gb)
     program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {})
-    paths.write(experiment)
+    if leader():
+        paths.write(experiment)
 
     with jax.set_mesh(mesh), Saver(paths.checkpoints, experiment.checkpoints.keep) as saver:
         meta = {"finished": False}
@@ -70,12 +73,12 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         reporter = Reporter(
             stage.name, paths.metrics, start, experiment.steps, reports.every,
             examples=experiment.data.batch, flops=program.flops, peak=peak_flops(list(mesh.devices.flat)),
-            tensorboard=paths.tensorboard if reports.tensorboard else None, wandb=reports.wandb,
+            tensorboard=paths.tensorboard if reports.tensorboard else None, wandb=reports.wandb, writes=leader(),
         )  # fmt: skip
         preview = Preview(experiment, inputs, mesh, preview_key, paths.samples)
         last = min(until or experiment.steps, experiment.steps)
 
-        with reporter, Stop() as stop:
+        with reporter, Stop(jax.process_count()) as stop:
             with Feed(upcoming, split_batch(mesh)) as feed:
                 for number in range(start + 1, last + 1):
                     state, metrics = step(state, frozen, key, next(feed))
@@ -87,7 +90,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
                         reporter.settle()
                         with reporter.paused():
                             preview.draw(number, state.ema, frozen)
-                    if stop.requested:
+                    if stop.now(number):
                         reporter.say(f"{stop.requested} at step {number}: saving")
                         break
                 reporter.settle()

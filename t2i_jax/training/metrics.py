@@ -9,6 +9,7 @@ lines of the run that was cut off are removed.
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,19 +26,21 @@ from t2i_jax.training.run import write_whole
 class Reporter:
     """Writes one run's metrics, a line every ``every`` steps and at the last.
 
-    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices.
+    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices. One that does not write still reads
+    every step's metrics: of several processes one reports.
     """
 
     def __init__(
         self, name: str, path: Path, start: int, steps: int, every: int, *, examples: int, flops: int,
-        peak: float | None, tensorboard: Path | None = None, wandb: str | None = None,
+        peak: float | None, tensorboard: Path | None = None, wandb: str | None = None, writes: bool = True,
     ):  # fmt: skip
         self.name, self.steps, self.every = name, steps, every
         self.examples, self.flops, self.peak = examples, flops, peak
-        self._seconds = _keep_until(path, start)
-        self._file = path.open("a", buffering=1)
-        self._writers = [_tensorboard(tensorboard, start)] if tensorboard else []
-        self._writers += [_wandb(name, wandb)] if wandb else []
+        self._writes = writes
+        self._seconds = _keep_until(path, start) if writes else 0.0
+        self._file = path.open("a", buffering=1) if writes else open(os.devnull, "w")
+        self._writers = [_tensorboard(tensorboard, start)] if tensorboard and writes else []
+        self._writers += [_wandb(name, wandb)] if wandb and writes else []
         self._line = Line(name, start, steps)
         self._sums: dict[str, float] = {}
         self._count, self._pending = 0, None
@@ -91,7 +94,8 @@ class Reporter:
         self._file.write(json.dumps({"step": step} | values) + "\n")
         for write, _ in self._writers:
             write(step, values)
-        self._line.update(step, values)
+        if self._writes:
+            self._line.update(step, values)
         self._sums, self._count = {}, 0
 
     def say(self, text: str) -> None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from t2i_jax.parallel.hosts import leader
 from t2i_jax.parallel.mesh import replicated
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import Inputs
@@ -34,7 +35,9 @@ class Preview:
             self._batch = jax.device_put(batch, replicated(self._mesh)), captions
         batch, captions = self._batch
         path = self._directory / f"{step:06d}.png"
-        sheet(np.asarray(self._function(params, frozen, self._key, batch)), captions, path)
+        pictures = np.asarray(self._function(params, frozen, self._key, batch))
+        if leader():
+            sheet(pictures, captions, path)
         return path
 
     def _pictures(self, params: Params, frozen: dict[str, Params], key: jax.Array, batch: Batch) -> Any:

@@ -10,6 +10,8 @@ import signal
 import threading
 from types import FrameType
 
+from jax.experimental import multihost_utils
+
 EXIT_STOPPED = 75
 """Exit code of a training that was stopped by a signal after it saved its state (EX_TEMPFAIL: start it again)."""
 
@@ -17,16 +19,27 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether a signal has asked for the end. Does nothing outside the main thread, where Python allows no handlers."""
+    """Whether a signal has asked for the end. Does nothing outside the main thread, where Python allows no handlers.
 
-    def __init__(self):
+    ``processes``: how many train together.
+    """
+
+    def __init__(self, processes: int = 1):
+        self._processes = processes
         self.requested: str | None = None
         """Name of the signal that came, None as long as there was none."""
         self._before: dict[int, object] = {}
 
+    def now(self, step: int) -> bool:
+        """Whether to end after ``step``. Several processes end after the same one, whichever got the signal."""
+        if self._processes > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.requested = "SIGTERM"
+        return self.requested is not None
+
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+            mine = _SIGNALS if self._processes == 1 else ()  # else JAX's runtime listens, and tells the others
+            self._before = {number: signal.signal(number, self._take) for number in mine}
         return self
 
     def __exit__(self, *_: object) -> None:

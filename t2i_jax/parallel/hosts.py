@@ -1,0 +1,124 @@
+"""The processes that train together, one a host.
+
+    join()                    # first of all; does nothing where there is one process
+    if leader(): ...          # process 0: what is written once
+    barrier("tokenizer")      # nobody goes on before all are here
+
+On TPU hosts, GKE and SLURM the processes find each other; elsewhere three variables say it: ``T2I_COORDINATOR``
+(host:port of process 0), ``T2I_PROCESSES`` (how many) and ``T2I_PROCESS`` (which one this is).
+
+A process that dies is noticed by the others within ``HEARTBEAT`` seconds; they end too, without a word to Python (the
+runtime aborts), and whoever started them starts all again from the last checkpoint.
+"""
+
+import os
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from t2i_jax.parallel.memory import on_cpu
+
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a process counts as dead."""
+TIMEOUT = 300
+"""Seconds that processes wait for each other, at the start and at every barrier."""
+_NAMES = ("T2I_COORDINATOR", "T2I_PROCESSES", "T2I_PROCESS")
+
+
+def join(environment: dict[str, str] | None = None) -> None:
+    """Join the other processes where the environment tells of some; comes before JAX's first computation.
+
+    Raises ValueError for variables that don't fit together or are left from another run, RuntimeError where the others
+    don't come within ``TIMEOUT`` seconds.
+    """
+    environment = dict(os.environ) if environment is None else environment
+    if jax.distributed.is_initialized():
+        return
+    explicit = told(environment)
+    if not (explicit or found(environment)):
+        return
+    try:
+        jax.distributed.initialize(
+            **explicit, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=TIMEOUT
+        )
+    except Exception as error:  # noqa: BLE001  jaxlib's error type differs between versions
+        where = explicit.get("coordinator_address", "the place that the platform names")
+        raise RuntimeError(
+            f"the processes of this run did not find each other at {where} within {TIMEOUT} s: {error}. Is the program "
+            "started on every host, with the same coordinator, and is its port open between them?"
+        ) from error
+
+
+def told(environment: dict[str, str]) -> dict:
+    """What the three variables say, as arguments of ``jax.distributed.initialize``; {} where they are not set."""
+    given = {name: environment[name] for name in _NAMES if environment.get(name)}
+    if not given:
+        return {}
+    missing = [name for name in _NAMES if name not in given]
+    if missing:
+        raise ValueError(f"{', '.join(given)} is set and {', '.join(missing)} is not: set all three, or none")
+    coordinator, *numbers = (given[name] for name in _NAMES)
+    if not all(number.isdigit() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
+        raise ValueError(
+            f"T2I_PROCESSES={numbers[0]} and T2I_PROCESS={numbers[1]}: the processes are numbered from 0 to "
+            "T2I_PROCESSES - 1"
+        )
+    if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
+        raise ValueError(f"T2I_COORDINATOR={coordinator}: expected host:port of process 0")
+    keys = ("coordinator_address", "num_processes", "process_id")
+    return dict(zip(keys, (coordinator, *map(int, numbers))))
+
+
+def found(environment: dict[str, str]) -> bool:
+    """Whether the platform (SLURM, or a host of TPUs) tells JAX of the other processes.
+
+    Raises ValueError for variables of a multi-slice TPU run on a machine without TPUs.
+    """
+    stale = [name for name in environment if name.startswith("MEGASCALE_")]
+    if on_cpu() and stale:
+        raise ValueError(
+            f"{', '.join(sorted(stale))} is set, and this machine has no TPU: variables left from another run make JAX "
+            "wait for hosts that will never come. Unset them."
+        )
+    slurm = int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment
+    return slurm or (not on_cpu() and "TPU_WORKER_HOSTNAMES" in environment)
+
+
+def leader() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until every process has come to the barrier of this name; each name is used once in a run.
+
+    Raises RuntimeError, naming it, after ``TIMEOUT`` seconds.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src import distributed  # jax.experimental's own barrier has no timeout
+
+    try:
+        distributed.global_state.client.wait_at_barrier(name, TIMEOUT * 1000)
+    except Exception as error:  # noqa: BLE001  jaxlib's error type differs between versions
+        raise RuntimeError(f"not all processes came to the barrier {name!r} within {TIMEOUT} s: {error}") from error
+
+
+def share(sharding: NamedSharding, rows: int) -> tuple[int, int]:
+    """(number, count): which of how many equal runs of ``rows`` rows this process's devices hold.
+
+    Several processes may hold the same: then they feed the same.
+    """
+    slices = [index[0].indices(rows) for index in sharding.addressable_devices_indices_map((rows,)).values()]
+    first, last = min(start for start, _, _ in slices), max(stop for _, stop, _ in slices)
+    width = last - first
+    held = np.zeros(rows, bool)
+    for start, stop, _ in slices:
+        held[start:stop] = True
+    if not held[first:last].all() or rows % width or first % width:
+        raise ValueError(
+            f"the devices of process {jax.process_index()} hold rows of a batch that are no even run of it; order the "
+            "mesh so that the devices of a process are neighbours (mesh.model as large as a host, or smaller)"
+        )
+    return first // width, rows // width

@@ -1,0 +1,94 @@
+"""Several processes train what one does: the same examples, the same noise, the same losses to rounding."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from t2i_jax.parallel.hosts import found, share, told
+from t2i_jax.parallel.mesh import Mesh, split_batch
+
+SCRIPT = """
+import dataclasses, sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+from t2i_jax.parallel.hosts import join
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training import train
+from tests.test_cascade import shrunk
+join()
+for name in ("vae", "clip", "prior", "decoder", "upsampler"):
+    experiment = dataclasses.replace(shrunk(name), steps=4, cache_gb=0.0, mesh=eval(sys.argv[3]))
+    data = dataclasses.replace(experiment.data, split="val_pair[:40]")
+    assert train(dataclasses.replace(experiment, data=data), sys.argv[1]) == 0
+"""
+STAGES = ("vae", "clip", "prior", "decoder", "upsampler")
+
+
+def start(root, processes, devices, mesh):
+    """The script in so many processes; returns each stage's losses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+    environment.pop("XLA_FLAGS", None)
+    running = []
+    for number in range(processes):
+        names = {"T2I_COORDINATOR": f"127.0.0.1:{port}", "T2I_PROCESSES": str(processes), "T2I_PROCESS": str(number)}
+        command = [sys.executable, "-c", SCRIPT, str(root), str(devices), mesh]
+        both = environment | (names if processes > 1 else {})
+        running.append(subprocess.Popen(command, env=both, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    try:
+        for process in running:
+            text, _ = process.communicate(timeout=600)
+            assert process.returncode == 0, text[-3000:]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    rows = lambda name: (root / name / "metrics.jsonl").read_text().splitlines()
+    return {name: [json.loads(row)["loss"] for row in rows(name)] for name in STAGES}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("alone"), 1, 1, "Mesh()")
+
+
+@pytest.mark.parametrize("processes, devices, mesh", [(2, 2, "Mesh(replica=2, data=2)"), (2, 1, "Mesh(model=2)")])
+def test_two_processes_train_what_one_does(alone, tmp_path, processes, devices, mesh):
+    together = start(tmp_path, processes, devices, mesh)
+    for name, losses in together.items():
+        assert len(losses) == 4
+        np.testing.assert_allclose(losses, alone[name], rtol=1e-5, err_msg=name)
+
+
+def test_one_process_reads_every_row():
+    assert share(split_batch(Mesh(data=4, model=2).build()), 16) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"T2I_PROCESS": "0"}, "T2I_COORDINATOR, T2I_PROCESSES is not set"),
+        ({"T2I_COORDINATOR": "a:1", "T2I_PROCESSES": "2", "T2I_PROCESS": "2"}, "numbered from 0"),
+        ({"T2I_COORDINATOR": "here", "T2I_PROCESSES": "2", "T2I_PROCESS": "1"}, "host:port"),
+    ],
+)
+def test_variables_that_do_not_fit_together_are_named(given, words):
+    with pytest.raises(ValueError, match=words):
+        told(given)
+
+
+def test_variables_left_from_another_run_are_named():
+    with pytest.raises(ValueError, match="MEGASCALE_NUM_SLICES is set, and this machine has no TPU"):
+        found({"MEGASCALE_NUM_SLICES": "4"})
+
+
+def test_the_environment_says_when_there_are_others():
+    assert told({}) == {} and not found({})
+    assert found({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}) and not found({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
