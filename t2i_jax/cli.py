@@ -48,6 +48,7 @@ def _module(path: Path):
         sys.path.insert(0, str(root))
     spec = importlib.util.spec_from_file_location(f"t2i_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and their docstrings look for a class that it defines
     spec.loader.exec_module(module)
     return module
 

@@ -21,7 +21,8 @@ from t2i_jax.stages.embeddings import image_embedding, text_embedding
 from t2i_jax.stages.latents import decode, encode
 from t2i_jax.stages.polish import polished
 from t2i_jax.text import Tokenizer, normalize
-from t2i_jax.training.checkpoint import load_params, steps_saved
+from t2i_jax.training.checkpoint import steps_saved
+from t2i_jax.training.frozen import load_together
 from t2i_jax.training.run import read_experiment
 from t2i_jax.types import Params, to_uint8
 
@@ -54,7 +55,8 @@ class DallE2:
     def load(cls, run: str | Path) -> "DallE2":
         """The cascade that was trained into ``run`` (one directory a stage), with the averaged parameters.
 
-        Raises FileNotFoundError that names the missing stage and the command that trains it.
+        Raises FileNotFoundError that names the missing stage and the command that trains it, and ValueError for a stage
+        that was trained on another version of a stage than the run has.
         """
         run = Path(run)
         missing = [name for name in STAGES if not (run / name / "config.json").exists()]
@@ -65,10 +67,8 @@ class DallE2:
             )
         experiments = {name: read_experiment(run / name) for name in STAGES}
         stages: dict[str, Stage] = {name: experiment.stage for name, experiment in experiments.items()}
-        params = {name: load_params(run / name)[0] for name in STAGES}
-        params["painter"] = params["vae"]
-        if steps_saved(run / POLISH):
-            params["painter"] = polished(params["vae"], load_params(run / POLISH)[0])
+        params = load_together(run, (*STAGES, *([POLISH] if steps_saved(run / POLISH) else [])))
+        params["painter"] = polished(params["vae"], params.pop(POLISH)) if POLISH in params else params["vae"]
         data = experiments["upsampler"].data
         tokenizer = Tokenizer.load(run / "tokenizer.model")
         return cls(tokenizer, **stages, params=params, context=data.context, image_size=data.image_size)
@@ -135,6 +135,7 @@ class DallE2:
     def _condition(self, params: dict, tokens, key) -> dict:
         features, embedding = text_embedding(self.clip.model, params["clip"], tokens)
         condition = {"tokens": tokens, "text_features": features, "text_embedding": embedding}
+        condition |= self.decoder.text_features(params, tokens)
         return condition | {"image_embedding": self.prior.sample(params["prior"], key, condition)}
 
     @cached_property

@@ -42,8 +42,7 @@ def shrunk(name):
         model = dataclasses.replace(stage.model, **NETWORK, embedding=16, text_width=16)
         stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, sampler=DPMSolverPP(2))
     else:
-        pooled = 32 if name == "decoder" else 16
-        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=pooled)
+        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=16)
         stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, vae=VAE, sampler=Euler(2))
     return dataclasses.replace(
         experiment,
@@ -97,6 +96,16 @@ def test_empty_caption_is_named(run):
 def test_missing_stage_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="prior"):
         DallE2.load(tmp_path)
+
+
+def test_stages_that_learnt_with_another_vae_are_refused(run, tmp_path):
+    for name in (*STAGES[1:], "tokenizer.model"):
+        (tmp_path / name).symlink_to(run / name)
+    assert train(dataclasses.replace(shrunk("vae"), seed=1), tmp_path) == 0
+    with pytest.raises(ValueError, match="was trained on another 'vae'.*train it again"):
+        DallE2.load(tmp_path)
+    with pytest.raises(ValueError, match="was trained on another 'vae'"):
+        export_cascade(tmp_path, tmp_path / "out")
 
 
 def test_export_holds_the_trained_weights(run, tmp_path):

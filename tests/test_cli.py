@@ -44,3 +44,26 @@ def test_a_folder_trains_every_stage_that_it_describes(tmp_path, monkeypatch):
 def test_what_is_wrong_with_a_folder_is_said(files, args, says, tmp_path, capsys):
     assert main(["train", str(folder_of(tmp_path, **files)), *args]) == USAGE
     assert says in capsys.readouterr().err
+
+
+OWN = """
+from dataclasses import dataclass
+from t2i_jax.training import Experiment
+from tests.training import test_loop as given
+from tests.training.toy import Toy
+
+@dataclass(frozen=True)
+class Mine(Toy):
+    extra: int = 1
+    \"\"\"A field of one's own.\"\"\"
+
+def config() -> Experiment:
+    return given.dataclasses.replace(given.FIRST, stage=Mine())
+"""
+
+
+def test_a_config_may_define_a_stage_of_its_own(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(OWN)
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "mine.py"), "--help"])
+    assert "A field of one's own." in capsys.readouterr().out

@@ -22,7 +22,7 @@ MODEL = MMDiT(
     depth=4,
     heads=4,
     context_width=CLIP.text.width,
-    pooled_width=2 * CLIP.embedding,
+    pooled_width=CLIP.embedding,
     grid=2,
 )
 MATRICES = r"(blocks|last)/(?!.*modulation).*kernel$"
@@ -41,8 +41,8 @@ def config() -> Experiment:
         ),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=5e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),
-        steps=2600,
-        reports=Reports(preview_every=1300),
+        steps=2200,
+        reports=Reports(preview_every=1100),
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from t2i_jax.interop.files import export_model
 from t2i_jax.stages import PolishStage, VAEStage
 from t2i_jax.stages.polish import polished
-from t2i_jax.training.checkpoint import load_params
+from t2i_jax.training.checkpoint import steps_saved
+from t2i_jax.training.frozen import load_together
 from t2i_jax.training.run import read_experiment
 
 STAGES = ("vae", "polish", "clip", "prior", "decoder", "upsampler")
@@ -21,18 +22,18 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
     Embeddings enter prior and decoder divided by their norm and multiplied by sqrt(e): the prior's ``clip_std`` undoes
     the factor. Latents are normalised by ``latents_mean`` and ``latents_std`` of the VAE's config. ``polish`` is the
     whole VAE with its decoder polished: what makes the last pixels. Raises FileNotFoundError where ``run`` has no
-    trained stage.
+    trained stage, and ValueError where its stages were not trained on each other.
     """
     run, out = Path(run), Path(out)
     present = [name for name in STAGES if (run / name / "config.json").is_file()]
     if not present:
         raise FileNotFoundError(f"{run} has no trained stage: expected one of the folders {', '.join(STAGES)} in it")
-    for name in present:
+    trained = load_together(run, present)
+    for name, params in trained.items():
         stage = read_experiment(run / name).stage
-        params, step = load_params(run / name)
-        extra: dict = {"t2i_jax_step": int(step)}
+        extra: dict = {"t2i_jax_step": steps_saved(run / name)[-1]}
         if isinstance(stage, PolishStage):
-            params, stage = polished(load_params(run / "vae")[0], params), stage.vae
+            params, stage = polished(trained["vae"], params), stage.vae
         if isinstance(stage, VAEStage):
             extra |= {"latents_mean": params["mean"].tolist(), "latents_std": params["std"].tolist()}
             params = params["model"]

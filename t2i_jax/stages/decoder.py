@@ -1,9 +1,11 @@
 """The decoder as a stage: from an image embedding and a caption's tokens to the latents of a small picture.
 
-An MM-DiT (Esser et al., https://arxiv.org/abs/2403.03206) whose context is CLIP's token features and whose pooled
-condition is the image embedding beside the text embedding, as DALL-E 2's decoder is conditioned
-(https://arxiv.org/abs/2204.06125, section 2.1, on GLIDE's, whose last text feature joins the embedding of time). Both
-are dropped at random and independently, for guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598).
+An MM-DiT (Esser et al., https://arxiv.org/abs/2403.03206) whose pooled condition is the image embedding and whose
+context is the caption's words as CLIP's text tower embeds them, before its layers mix them: the decoder's own layers
+read the caption (DALL-E 2's decoder, https://arxiv.org/abs/2204.06125, section 2.1, has a text transformer of its own
+too). Features of a whole caption stand for one training picture, and a small decoder learns those by heart; words it
+has seen in other captions. Both conditions are dropped at random and independently, for guidance (Ho & Salimans,
+https://arxiv.org/abs/2207.12598).
 """
 
 from dataclasses import dataclass
@@ -22,11 +24,12 @@ from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages.base import Features, Stage
-from t2i_jax.stages.embeddings import image_embedding, keep, text_embedding
+from t2i_jax.stages.embeddings import image_embedding, keep, word_embedding
 from t2i_jax.stages.flow import flow_loss, vae_params
 from t2i_jax.stages.latents import decode, downscale, encode
 from t2i_jax.stages.prior import clip_params
 from t2i_jax.types import Batch, Embedding, Latent, Params
+from t2i_jax.types import Features as Words
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class DecoderStage(Stage):
         c = self.vae.latent_channels
         side = self.model.patch * 2
         context = jnp.zeros((1, batch["tokens"].shape[1], self.clip.text.width))
-        pooled = jnp.zeros((1, 2 * self.clip.embedding))
+        pooled = jnp.zeros((1, self.clip.embedding))
         return self.model.init(rng, jnp.zeros((1, side, side, c)), jnp.zeros(1), context, pooled)["params"]
 
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
@@ -68,8 +71,7 @@ class DecoderStage(Stage):
         }
 
     def text_features(self, frozen: dict, tokens: Array) -> Features:
-        features, embedding = text_embedding(self.clip, frozen["clip"], tokens)
-        return {"text_features": features, "text_embedding": embedding}
+        return {"words": word_embedding(self.clip, frozen["clip"], tokens)}
 
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(rng, 4)
@@ -77,20 +79,17 @@ class DecoderStage(Stage):
         b = clean.shape[0]
         image = image + self.embedding_noise * jax.random.normal(keys[0], image.shape)
         image = image * keep(keys[1], b, self.drop_image)[:, None]
-        kept = keep(keys[2], b, self.drop_text)[:, None]
-        network = self.network(
-            params, image, batch["text_embedding"] * kept, batch["text_features"] * kept[..., None]
-        )
+        words = batch["words"] * keep(keys[2], b, self.drop_text)[:, None, None]
+        network = self.network(params, image, words)
         return flow_loss(network, self.process, self.times, keys[3], clean), {}
 
-    def network(self, params: Params, image: Embedding, text: Embedding, context: Array):
-        """(x_t, t) -> the model's output for these image and text embeddings and token features; zeros hide one."""
-        pooled = jnp.concatenate([image, text], axis=-1)
-        return lambda x, t: self.model.apply({"params": params}, x, t, context, pooled)
+    def network(self, params: Params, image: Embedding, words: Words):
+        """(x_t, t) -> the model's output for these image embeddings and words; zeros hide either."""
+        return lambda x, t: self.model.apply({"params": params}, x, t, words, image)
 
     def sample(self, params: Params, rng: Array, condition: Batch, side: int) -> Latent:
-        """Latents [b,side,side,c] for ``image_embedding`` and ``text_embedding`` [b,e], ``text_features`` [b,l,d]."""
-        condition = tuple(condition[name] for name in ("image_embedding", "text_embedding", "text_features"))
+        """Latents [b,side,side,c] for ``image_embedding`` [b,e] and ``words`` [b,l,d] (see ``text_features``)."""
+        condition = condition["image_embedding"], condition["words"]
         noise = jax.random.normal(rng, (len(condition[0]), side, side, self.vae.latent_channels))
         null = jax.tree.map(jnp.zeros_like, condition)
         guided = self.guidance.paired(

@@ -12,7 +12,7 @@ from t2i_jax.models.clip import CLIP
 from t2i_jax.types import Embedding, Features, Params, Pixels, Tokens, normalize
 
 
-def unit(embedding: Embedding) -> Embedding:
+def unit(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
     """Scales each row to norm sqrt(e)."""
     width = embedding.shape[-1]
     norm = jnp.linalg.norm(embedding.astype(jnp.float32), axis=-1, keepdims=True)
@@ -31,6 +31,15 @@ def text_embedding(clip: CLIP, params: Params, tokens: Tokens) -> tuple[Features
     """Tokens [b,l] to token features [b,l,d] and text embeddings [b,e] of norm sqrt(e)."""
     features, embedding = clip.apply({"params": params}, tokens, method="encode_text")
     return features, unit(embedding)
+
+
+def word_embedding(clip: CLIP, params: Params, tokens: Tokens) -> Features:
+    """Tokens [b,l] to the text tower's embeddings of token and place, before any layer mixes them: [b,l,d].
+
+    Each row has norm sqrt(d). transformers' text model gives them, not scaled, as ``hidden_states[0]``.
+    """
+    tower = params["text_tower"]
+    return unit(tower["token"][tokens] + tower["position"][: tokens.shape[1]])
 
 
 def keep(rng: Array, b: int, drop: float) -> Float[Array, "b"]:

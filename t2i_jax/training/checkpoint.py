@@ -110,16 +110,25 @@ def load_params(stage_dir: str | Path, step: int | None = None) -> tuple[Params,
     Reads nothing else of the checkpoint, so it needs the memory of the parameters alone, on any number of devices.
     Raises FileNotFoundError where there is no such checkpoint.
     """
+    path, step = _item(stage_dir, step, "ema")
+    reader = ocp.PyTreeCheckpointHandler()
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).tree)
+    return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy)), step
+
+
+def load_meta(stage_dir: str | Path, step: int | None = None) -> dict[str, Any]:
+    """What ``Saver.save`` was given as ``meta``, of the newest checkpoint of ``RUN/<stage>`` unless a step is named."""
+    return ocp.JsonCheckpointHandler().restore(_item(stage_dir, step, "meta")[0])
+
+
+def _item(stage_dir: str | Path, step: int | None, item: str) -> tuple[epath.Path, int]:
     steps = steps_saved(stage_dir)
     if not steps or (step is not None and step not in steps):
         have = f"it has steps {', '.join(map(str, steps))}" if steps else "it has none"
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise FileNotFoundError(f"{stage_dir} has {what}; {have}. Train the stage first (t2i train CONFIG).")
     step = steps[-1] if step is None else step
-    path = Path(stage_dir).absolute() / "checkpoints" / str(step) / "ema"
-    reader = ocp.PyTreeCheckpointHandler()
-    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(epath.Path(path)).tree)
-    return reader.restore(epath.Path(path), args=ocp.args.PyTreeRestore(restore_args=numpy)), step
+    return epath.Path(Path(stage_dir).absolute() / "checkpoints" / str(step) / item), step
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ the stage expects before any minute of training is spent.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array
 
 from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.stages.base import Stage
-from t2i_jax.training.checkpoint import load_params, steps_saved
+from t2i_jax.training.checkpoint import load_meta, load_params, steps_saved
 from t2i_jax.types import Params
 
 
@@ -36,6 +37,24 @@ def load_frozen(stage: Stage, root: Path, rng: Array, batch: dict[str, Any]) -> 
     for name, tree in expected.items():
         check_tree(frozen[name], tree, f"{root / name} (read by the stage {stage.name!r})")
     return frozen
+
+
+def load_together(root: Path, names: Iterable[str]) -> dict[str, Params]:
+    """Averaged parameters (numpy) of stages in the run directory ``root`` that work together.
+
+    Raises FileNotFoundError for a stage that has not been trained and ValueError for one that was trained on another
+    version of a stage than ``root`` has now.
+    """
+    params = {name: load_params(root / name)[0] for name in names}
+    now = {name: digest(tree) for name, tree in params.items()}
+    for name in params:
+        for read, then in load_meta(root / name)["made_from"].items():
+            if now.get(read, then) != then:
+                raise ValueError(
+                    f"{root / name} was trained on another {read!r} than the one in {root / read}: their latents or "
+                    f"embeddings do not fit. Put the old {read!r} back, or delete {root / name} and train it again"
+                )
+    return params
 
 
 def check_tree(found: Params, expected: Params, where: str) -> None:
