@@ -37,6 +37,7 @@ CORE = [
 # `export`: what loads the exported files; exporting itself needs nothing. `interop`: the versions it is tested against.
 EXTRAS = {
     "tpu": [f"jax[tpu]{JAX}"],
+    "plan": [f"jax[tpu]{JAX}"],  # libtpu, the compiler; no TPU is needed
     "gpu": [f"jax[cuda12]{JAX}; sys_platform == 'linux'"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "wandb": ["wandb>=0.19"],

@@ -89,7 +89,7 @@ def train(args: list[str]) -> int:
 
 
 def plan(args: list[str]) -> int:
-    """Ask what a training would need on TPUs: ``t2i plan CONFIG --topology v5e:16x16 [--slices 4] [--field value ...]``.
+    """Ask what a training would need on TPUs: ``t2i plan CONFIG --topology v5e:16x16 [--field value ...]``.
 
     Compiles the training's very step for that topology; no TPU is needed.
     """

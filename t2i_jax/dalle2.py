@@ -3,8 +3,8 @@
     model = DallE2.load("runs/emoji")
     images = model("a red apple, fluent 3d style", n=4, seed=0)     # uint8 [4, 64, 64, 3]
 
-Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler -> VAE decoder, polished
-if that was trained. TensorFlow is never imported here.
+Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler (-> second upsampler) -> VAE
+decoder, polished if that was trained. TensorFlow is never imported here.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from t2i_jax.types import Params, to_uint8
 
 STAGES = ("vae", "clip", "prior", "decoder", "upsampler")
 """The order in which a cascade is trained."""
-POLISH = "polish"
-"""A stage that a cascade may have."""
+POLISH, SECOND = "polish", "upsampler2"
+"""Stages that a cascade may have."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class DallE2:
     """Side of the pictures, in pixels."""
     batch: int = 32
     """Captions that go through the models at once."""
+    second: UpsamplerStage | None = None
+    """Enlarges what ``upsampler`` paints, where a run has one."""
 
     @classmethod
     def load(cls, run: str | Path) -> "DallE2":
@@ -65,11 +67,14 @@ class DallE2:
                 f"{run} is no trained cascade: it lacks {', '.join(missing) or 'tokenizer.model'}; train with "
                 f"`t2i train CONFIG --run {run}` for each stage, in the order {', '.join(STAGES)}"
             )
-        experiments = {name: read_experiment(run / name) for name in STAGES}
-        stages: dict[str, Stage] = {name: experiment.stage for name, experiment in experiments.items()}
-        params = load_together(run, (*STAGES, *([POLISH] if steps_saved(run / POLISH) else [])))
+        further = [name for name in (POLISH, SECOND) if steps_saved(run / name)]
+        experiments = {name: read_experiment(run / name) for name in (*STAGES, *further)}
+        stages: dict[str, Stage] = {name: experiments[name].stage for name in STAGES}
+        params = load_together(run, experiments)
         params["painter"] = polished(params["vae"], params.pop(POLISH)) if POLISH in params else params["vae"]
-        data = experiments["upsampler"].data
+        data = experiments[SECOND if SECOND in experiments else "upsampler"].data
+        if SECOND in experiments:
+            stages["second"] = experiments[SECOND].stage
         tokenizer = Tokenizer.load(run / "tokenizer.model")
         return cls(tokenizer, **stages, params=params, context=data.context, image_size=data.image_size)
 
@@ -143,10 +148,14 @@ class DallE2:
         def paint(params, tokens, key):
             prior_key, decoder_key, upsampler_key = jax.random.split(key, 3)
             condition = self._condition(params, tokens, prior_key)
-            side = self.image_size // self.decoder.factor // self.vae.model.factor
+            factor = self.decoder.factor * (self.second.factor if self.second else 1)
+            side = self.image_size // factor // self.vae.model.factor
             small = self.decoder.sample(params["decoder"], decoder_key, condition, side)
             condition["large"] = self.upsampler.enlarged(params["vae"], small)
             latent = self.upsampler.sample(params["upsampler"], upsampler_key, condition)
+            if self.second:
+                condition["large"] = self.second.enlarged(params["vae"], latent)
+                latent = self.second.sample(params[SECOND], jax.random.fold_in(upsampler_key, 1), condition)
             return to_uint8(decode(self.vae.model, params["painter"], latent))
 
         return jax.jit(paint)

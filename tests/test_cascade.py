@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from t2i_jax.dalle2 import POLISH, STAGES, DallE2
+from t2i_jax.dalle2 import POLISH, SECOND, STAGES, DallE2
 from t2i_jax.diffusion import DPMSolverPP, Euler
 from t2i_jax.interop import export_cascade, import_model
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.stages import SecondUpsamplerStage
 from t2i_jax.training import Checkpoints, Reports
 from t2i_jax.training.loop import train
 
@@ -86,6 +87,18 @@ def test_pictures_are_painted_by_the_polished_vae_where_there_is_one(run, tmp_pa
     added = jax.tree.map(np.subtract, polished.params["painter"], plain.params["painter"])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(added["model"]["encoder"]))
     assert np.any(added["model"]["decoder"]["conv_out"]["kernel"])
+
+
+def test_a_second_upsampler_enlarges_what_the_first_one_paints(run, tmp_path):
+    for name in (*STAGES, "tokenizer.model"):
+        (tmp_path / name).symlink_to(run / name)
+    first = shrunk("upsampler")
+    fields = {field.name: getattr(first.stage, field.name) for field in dataclasses.fields(first.stage)}
+    model = dataclasses.replace(first.stage.model, grid=8)
+    stage, data = SecondUpsamplerStage(**fields | {"model": model}), dataclasses.replace(first.data, image_size=128)
+    assert train(dataclasses.replace(first, stage=stage, data=data), tmp_path) == 0
+    assert DallE2.load(tmp_path)("a whale").shape == (1, 128, 128, 3)
+    assert SECOND in export_cascade(tmp_path, tmp_path / "out")
 
 
 def test_empty_caption_is_named(run):

@@ -9,11 +9,16 @@ import pytest
 from configs.emoji.captions import SEEN, UNSEEN
 from t2i_jax import load_dataset
 from t2i_jax.dalle2 import POLISH, STAGES
+from t2i_jax.parallel.rules import leaf_name, leaf_spec
+from t2i_jax.training.inputs import batch_shapes
+
+EMOJI = [f"emoji.{name}" for name in (*STAGES, POLISH)]
+DALLE2 = [f"dalle2.{name}" for name in ("vae", "clip", "prior", "decoder", "upsampler256", "upsampler1024")]
 
 
-@pytest.mark.parametrize("name", [*STAGES, POLISH])
+@pytest.mark.parametrize("name", [*EMOJI, *DALLE2])
 def test_config_builds_at_full_size(name):
-    experiment = importlib.import_module(f"configs.emoji.{name}").config()
+    experiment = importlib.import_module(f"configs.{name}").config()
     size, tokens = experiment.data.image_size, experiment.data.context
     batch = {
         "image": jax.ShapeDtypeStruct((8, size, size, 3), np.uint8),
@@ -28,6 +33,27 @@ def test_config_builds_at_full_size(name):
         return stage.loss(stage.init(key, batch), frozen, key, batch | features)[0]
 
     assert jax.eval_shape(loss, jax.random.key(0), batch).shape == ()
+
+
+@pytest.mark.parametrize("name, millions", [
+    ("clip", (860, 1020)), ("prior", (1000, 1350)), ("decoder", (3400, 3700)), ("upsampler256", (660, 740)),
+    ("upsampler1024", (280, 320)),
+])  # fmt: skip
+def test_the_papers_sizes_are_the_papers(name, millions):
+    experiment = importlib.import_module(f"configs.dalle2.{name}").config()
+    params = jax.eval_shape(experiment.stage.init, jax.random.key(0), batch_shapes(experiment.data))
+    low, high = millions
+    assert low < sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 < high
+
+
+@pytest.mark.parametrize("name", DALLE2)
+def test_the_papers_sizes_divide_over_a_pod(name):
+    experiment = importlib.import_module(f"configs.{name}").config()
+    state = jax.eval_shape(experiment.stage.init, jax.random.key(0), batch_shapes(experiment.data))
+    axes = dict(zip(("replica", "data", "model"), experiment.mesh.sizes(256)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        leaf_spec(leaf_name(path), leaf.shape, axes)
+    assert experiment.data.batch % (axes["replica"] * axes["data"]) == 0
 
 
 def test_the_sheets_captions_are_seen_and_unseen_as_it_says():

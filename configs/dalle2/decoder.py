@@ -1,6 +1,6 @@
 """The decoder: 3.5 billion parameters, paints the 8x8 latents of 64-pixel pictures.
 
-    t2i train configs/dalle2/decoder.py --data.dataset NAME --run runs/dalle2
+t2i train configs/dalle2/decoder.py --data.dataset NAME --run runs/dalle2
 """
 
 from configs.dalle2.clip import MODEL as CLIP
@@ -21,7 +21,7 @@ MODEL = MMDiT(
     depth=24,
     heads=16,
     context_width=CLIP.text.width,
-    pooled_width=2 * CLIP.embedding,
+    pooled_width=CLIP.embedding,
     grid=8,
     dtype="bfloat16",
     remat=Remat(()),

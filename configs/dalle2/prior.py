@@ -1,6 +1,6 @@
 """The diffusion prior: 1.2 billion parameters, width 2048, 24 layers; batch, rate and steps of the paper.
 
-    t2i train configs/dalle2/prior.py --data.dataset NAME --run runs/dalle2
+t2i train configs/dalle2/prior.py --data.dataset NAME --run runs/dalle2
 """
 
 import dataclasses

@@ -1,20 +1,29 @@
 """The second upsampler: 300 million parameters, from the latents of 256-pixel pictures to those of 1024-pixel ones.
 
-    t2i train configs/dalle2/upsampler1024.py --data.dataset NAME --run runs/dalle2-1024
+t2i train configs/dalle2/upsampler1024.py --data.dataset NAME --run runs/dalle2
 """
 
 import dataclasses
 
+from configs.dalle2.clip import MODEL as CLIP
 from configs.dalle2.upsampler256 import MODEL as SMALLER
 from configs.dalle2.upsampler256 import config as upsampler256
+from configs.dalle2.vae import MODEL as VAE
+from t2i_jax.diffusion.process import Clean, LossIn, Process
+from t2i_jax.diffusion.schedules import Flow
+from t2i_jax.stages import SecondUpsamplerStage
+from t2i_jax.training import Experiment
+
+MODEL = dataclasses.replace(SMALLER, patch=4, width=768, depth=14, heads=6, grid=32)
 
 
-def config():
+def config() -> Experiment:
     smaller = upsampler256()
-    model = dataclasses.replace(SMALLER, patch=4, width=768, depth=14, heads=6, grid=32)
     return dataclasses.replace(
         smaller,
-        stage=dataclasses.replace(smaller.stage, model=model),
+        stage=SecondUpsamplerStage(
+            model=MODEL, vae=VAE, clip=CLIP, factor=4, process=Process(Flow(), Clean(), LossIn())
+        ),
         data=dataclasses.replace(smaller.data, image_size=1024, batch=512),
         optimizer=dataclasses.replace(smaller.optimizer, learning_rate=1e-4),
     )

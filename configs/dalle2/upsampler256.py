@@ -1,6 +1,6 @@
 """The first upsampler: 700 million parameters, from the latents of 64-pixel pictures to those of 256-pixel ones.
 
-    t2i train configs/dalle2/upsampler256.py --data.dataset NAME --run runs/dalle2
+t2i train configs/dalle2/upsampler256.py --data.dataset NAME --run runs/dalle2
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from t2i_jax.training.checkpoint import steps_saved
 from t2i_jax.training.frozen import load_together
 from t2i_jax.training.run import read_experiment
 
-STAGES = ("vae", "polish", "clip", "prior", "decoder", "upsampler")
+STAGES = ("vae", "polish", "clip", "prior", "decoder", "upsampler", "upsampler2")
 
 
 def export_cascade(run: str | Path, out: str | Path) -> list[str]:

@@ -66,9 +66,7 @@ def cudnn(q: Heads, k: Others, v: Others, causal: bool, visible: Visible | None)
     return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")
 
 
-def splash(
-    q: Heads, k: Others, v: Others, causal: bool, visible: Visible | None, interpret: bool = False
-) -> Heads:
+def splash(q: Heads, k: Others, v: Others, causal: bool, visible: Visible | None, interpret: bool = False) -> Heads:
     """``attention`` by Pallas' splash kernel, on each device for its share of batch and heads.
 
     The compiler cannot split a kernel of ours, so the split is said here. ``interpret`` runs it on any machine, slowly.
@@ -82,7 +80,9 @@ def splash(
     heads = MODEL_AXIS if q.shape[2] % mesh.shape[MODEL_AXIS] == 0 else None
     split = PartitionSpec(batch, None, heads)
     seen = None if visible is None else PartitionSpec(batch)
-    return jax.shard_map(alone, in_specs=(split, split, split, seen), out_specs=split, check_vma=False)(q, k, v, visible)
+    return jax.shard_map(alone, in_specs=(split, split, split, seen), out_specs=split, check_vma=False)(
+        q, k, v, visible
+    )
 
 
 def _splash(q: Heads, k: Others, v: Others, visible: Visible | None, *, causal: bool, interpret: bool) -> Heads:

@@ -286,7 +286,9 @@ def _dims(type_: str) -> list[int]:
 
 def _bytes(type_: str) -> int:
     found = _SHAPE.findall(type_)
-    return math.ceil(sum(_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n) for kind, dims, _ in found))
+    return math.ceil(
+        sum(_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n) for kind, dims, _ in found)
+    )
 
 
 def _closing(text: str) -> int:

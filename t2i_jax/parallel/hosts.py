@@ -40,9 +40,12 @@ def join(environment: dict[str, str] | None = None) -> None:
         return
     try:
         jax.distributed.initialize(
-            **explicit, initialization_timeout=TIMEOUT, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=TIMEOUT
+            **explicit,
+            initialization_timeout=TIMEOUT,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=TIMEOUT,
         )
-    except Exception as error:  # noqa: BLE001  jaxlib's error type differs between versions
+    except Exception as error:
         where = explicit.get("coordinator_address", "the place that the platform names")
         raise RuntimeError(
             f"the processes of this run did not find each other at {where} within {TIMEOUT} s: {error}. Is the program "
@@ -101,7 +104,7 @@ def barrier(name: str) -> None:
 
     try:
         distributed.global_state.client.wait_at_barrier(name, TIMEOUT * 1000)
-    except Exception as error:  # noqa: BLE001  jaxlib's error type differs between versions
+    except Exception as error:
         raise RuntimeError(f"not all processes came to the barrier {name!r} within {TIMEOUT} s: {error}") from error
 
 

@@ -27,7 +27,7 @@ def describe(topology: str, slices: int = 1) -> list[jax.Device]:
     jax.config.update("jax_platforms", "cpu")  # nothing runs on a TPU here, even where there is one
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, num_slices=slices)
-    except Exception as error:  # noqa: BLE001  jaxlib's own error type differs between versions
+    except Exception as error:
         text = str(error).splitlines()[0]
         raise ValueError(
             f"libtpu cannot compile for {slices} × {topology!r}: {text}. A topology is a generation and a shape, such "

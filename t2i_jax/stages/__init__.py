@@ -5,7 +5,16 @@ from t2i_jax.stages.clip import ClipStage
 from t2i_jax.stages.decoder import DecoderStage
 from t2i_jax.stages.polish import PolishStage
 from t2i_jax.stages.prior import PriorStage
-from t2i_jax.stages.upsampler import UpsamplerStage
+from t2i_jax.stages.upsampler import SecondUpsamplerStage, UpsamplerStage
 from t2i_jax.stages.vae import VAEStage
 
-__all__ = ["ClipStage", "DecoderStage", "PolishStage", "PriorStage", "Stage", "UpsamplerStage", "VAEStage"]
+__all__ = [
+    "ClipStage",
+    "DecoderStage",
+    "PolishStage",
+    "PriorStage",
+    "SecondUpsamplerStage",
+    "Stage",
+    "UpsamplerStage",
+    "VAEStage",
+]

@@ -106,3 +106,10 @@ class UpsamplerStage(Stage):
         """The true pictures as the VAE decodes them, then what the upsampler makes of their small versions."""
         drawn = self.sample(params, rng, batch)
         return decode(self.vae, frozen["vae"], jnp.concatenate([batch["latent"], drawn]))
+
+
+@dataclass(frozen=True)
+class SecondUpsamplerStage(UpsamplerStage):
+    """The same, for what the first one has painted; its data are pictures as large as it paints."""
+
+    name: ClassVar[str] = "upsampler2"

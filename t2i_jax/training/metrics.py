@@ -26,8 +26,8 @@ from t2i_jax.training.run import write_whole
 class Reporter:
     """Writes one run's metrics, a line every ``every`` steps and at the last.
 
-    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices. One that does not write still reads
-    every step's metrics: of several processes one reports.
+    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices. One that does not write still
+    reads every step's metrics: of several processes one reports.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Reporter:
         self.examples, self.flops, self.peak = examples, flops, peak
         self._writes = writes
         self._seconds = _keep_until(path, start) if writes else 0.0
-        self._file = path.open("a", buffering=1) if writes else open(os.devnull, "w")
+        self._file = (path if writes else Path(os.devnull)).open("a", buffering=1)
         self._writers = [_tensorboard(tensorboard, start)] if tensorboard and writes else []
         self._writers += [_wandb(name, wandb)] if wandb and writes else []
         self._line = Line(name, start, steps)

@@ -148,8 +148,8 @@ class Plan:
 def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
     """Compile ``experiment``'s step for ``slices`` slices of ``topology`` and say what it takes.
 
-    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, or libtpu knows no such topology.
-    A program too large for the memory is no error of a plan: its ``fits`` is False.
+    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, libtpu knows no such topology, or the
+    compiler finds no way to make the program small enough for the memory.
     """
     if topology.split(":")[0] not in CHIPS:
         raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")
@@ -160,7 +160,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
     started = time.monotonic()
     with jax.set_mesh(mesh):
         program = build(experiment, mesh, frozen, batch, {})
-        compiled = program.step.lower(program.state, program.frozen, key, program.batch).compile()
+        compiled = _compile(program, key)
     seconds = time.monotonic() - started
     summary = read(compiled.as_text(), dict(mesh.shape))
     stats = compiled.memory_analysis()
@@ -177,6 +177,20 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
         flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic,
         collectives=tuple(summary.collectives), warnings=tuple(warnings(summary)), compile_seconds=seconds,
     )  # fmt: skip
+
+
+def _compile(program: Program, key: jax.Array) -> jax.stages.Compiled:
+    try:
+        return program.step.lower(program.state, program.frozen, key, program.batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        held_now = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in held(program).items())
+        raise ValueError(
+            f"the step does not fit: {str(error).splitlines()[0]} GiB of one chip's share before anything is computed: "
+            f"{held_now}. Split more (--mesh.data), keep less (--stage.model.remat.keep), or take smaller "
+            "micro-batches (--accumulate)."
+        ) from error
 
 
 def held(program: Program) -> dict[str, int]:
@@ -209,7 +223,9 @@ def warnings(summary: Summary) -> list[str]:
     """What in a compiled step should not be: each with the operation it serves."""
     found = []
     for one in summary.collectives:
-        where = f"{one.kind} over {' × '.join(one.axes)} of {one.bytes / 2**20:.0f} MiB, {one.times} a step ({one.source})"
+        where = (
+            f"{one.kind} over {' × '.join(one.axes)} of {one.bytes / 2**20:.0f} MiB, {one.times} a step ({one.source})"
+        )
         if one.kind == "all-reduce" and "data" in one.axes and one.bytes > 2**20:
             found.append(f"whole gradients are summed where each chip needs its share alone: {where}")
         elif one.waits and one.bytes > 2**20:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from t2i_jax.parallel.hlo import read
 from t2i_jax.parallel.mesh import Mesh
@@ -64,14 +65,14 @@ def test_it_agrees_with_the_count_of_what_was_traced(mesh):
 TPU = """
 %all-reduce-scatter.1 (input: bf16[64,8]) -> bf16[16,8] {
   %input = bf16[64,8]{1,0} parameter(0)
-  ROOT %all-reduce.1 = bf16[64,8]{1,0:T(8,128)(2,1)} all-reduce(%input), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %all-reduce.1 = bf16[64,8]{1,0:T(8,128)(2,1)} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}
 }
 
 %async_collective_fusion.2 (p: bf16[4,8], q: bf16[2,4], r: bf16[4,8]) -> (bf16[16,8], bf16[2,8]) {
   %p = bf16[4,8]{1,0} parameter(0)
   %q = bf16[2,4]{1,0} parameter(1)
   %r = bf16[4,8]{1,0} parameter(2)
-  %gathered = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=2, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  %gathered = bf16[16,8]{1,0:T(8,128)} all-gather(%p), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
   %convolution.1 = bf16[2,8]{1,0} convolution(%q, %r), dim_labels=bf_io->bf
   ROOT %t = (bf16[16,8]{1,0}, bf16[2,8]{1,0}) tuple(%gathered, %convolution.1)
 }

@@ -34,7 +34,9 @@ def test_the_bytes_held_are_the_bytes_of_the_real_shards(name):
     state = program.init(key)
     real = lambda tree: sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
     found = held(program)
-    assert (found["params"], found["ema"], found["moments"]) == tuple(map(real, (state.params, state.ema, state.opt_state)))
+    assert (found["params"], found["ema"], found["moments"]) == tuple(
+        map(real, (state.params, state.ema, state.opt_state))
+    )
     placed = program.place_frozen(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), frozen))
     assert found["frozen"] == real(placed)
 
@@ -55,7 +57,9 @@ def test_a_kernels_products_are_counted_for_every_block_and_device():
     true = 2 * 2 * 4 * 2 * 256 * 256 * 64
     assert count_flops(run, shape, shape, shape) == true
     with jax.set_mesh(Mesh(replica=2, data=2, model=2).build()):
-        jaxpr = jax.make_jaxpr(jax.jit(lambda q, k, v: run(q, k, v) @ np.zeros((64, 8), np.float32)))(shape, shape, shape)
+        jaxpr = jax.make_jaxpr(jax.jit(lambda q, k, v: run(q, k, v) @ np.zeros((64, 8), np.float32)))(
+            shape, shape, shape
+        )
     assert count_kernels(jaxpr.jaxpr) == true < count_jaxpr(jaxpr.jaxpr)
 
 
