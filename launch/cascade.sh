@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The reference run: every stage of a folder of configs, each after those that it reads, each started again until done.
+#
+#     launch/cascade.sh [--dry-run] CONFIGS RUN [OPTIONS of every stage ...]
+#     launch/cascade.sh configs/dalle2 gs://bucket/dalle2 --data.dataset laion
+#
+# On every host of a slice: `t2i train` finds the other hosts. On one machine with CPUs alone, `t2i train CONFIGS` is
+# faster: it trains two stages side by side.
+set -euo pipefail
+
+dry=()
+if [[ ${1:-} == --dry-run ]]; then
+    dry=(--dry-run)
+    shift
+fi
+if (($# < 2)); then
+    echo "usage: launch/cascade.sh [--dry-run] CONFIGS RUN [OPTIONS ...]" >&2
+    exit 64
+fi
+configs=$1 run=$2
+shift 2
+
+here=$(dirname "${BASH_SOURCE[0]}")
+found=0
+for stage in vae clip prior decoder upsampler upsampler256 upsampler1024 polish; do
+    if [[ -f $configs/$stage.py ]]; then
+        found=1
+        python3 "$here/supervise.py" "${dry[@]}" -- t2i train "$configs/$stage.py" --run "$run" "$@"
+    fi
+done
+if ((found == 0)); then
+    echo "launch/cascade.sh: no config of a stage in $configs" >&2
+    exit 64
+fi

@@ -1,0 +1,76 @@
+"""Starts a command again until it is done: what keeps a run of weeks going on machines that die.
+
+    python launch/supervise.py [--dry-run] [--restarts 1000] [--wait 10] -- t2i train CONFIG --run RUN
+
+Exit codes decide. 0: done. 64 (a wrong call, config or input): trying again will not help, so it ends with 64. Anything
+else (a crash, a killed process, 75: stopped by a signal that was not for us) starts it again, after ``--wait`` seconds,
+twice as long each time until five minutes, and as at first once it has run for ten. SIGTERM and Ctrl-C go to the
+command, which saves and stops, and end the supervision. Needs nothing but Python.
+"""
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+DONE, USAGE = 0, 64
+LONGEST_WAIT, LONG_RUN = 300.0, 600.0
+
+
+def main(args: list[str] | None = None) -> int:
+    args = sys.argv[1:] if args is None else args
+    own, command = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+    parser = argparse.ArgumentParser(prog="supervise.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="print what would be started")
+    parser.add_argument("--restarts", type=int, default=1000, help="how often to start again at most (default 1000)")
+    parser.add_argument("--wait", type=float, default=10.0, help="seconds before the first new start (default 10)")
+    options = parser.parse_args(own)
+    if not command:
+        parser.error("no command: write it after --")
+    if options.dry_run:
+        print(f"until it ends with 0 or 64, at most {options.restarts + 1} times: {shlex.join(command)}")
+        return DONE
+    return supervise(command, options.restarts, options.wait)
+
+
+def supervise(command: list[str], restarts: int, wait: float) -> int:
+    """Runs ``command`` until it is done, hopeless or stopped from outside; returns its last exit code."""
+    asked: list[int] = []
+    child: list[subprocess.Popen] = []
+
+    def forward(number: int, frame: object) -> None:
+        asked.append(number)
+        if child and child[0].poll() is None:
+            child[0].send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    pause, code = wait, DONE
+    try:
+        for attempt in range(restarts + 1):
+            began = time.monotonic()
+            child[:] = [subprocess.Popen(command)]
+            for number in asked:  # came before the command was known
+                child[0].send_signal(number)
+            code = child[0].wait()
+            lasted = time.monotonic() - began
+            if code in (DONE, USAGE) or asked or attempt == restarts:
+                break
+            pause = wait if lasted > LONG_RUN else pause
+            said = f"supervise: ended with {code} after {lasted:.0f} s; again in {pause:.0f} s"
+            print(said, file=sys.stderr, flush=True)
+            until = time.monotonic() + pause
+            while time.monotonic() < until and not asked:
+                time.sleep(min(0.1, pause))
+            if asked:
+                break
+            pause = min(2 * pause, LONGEST_WAIT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The launch scripts, run: against real processes on this machine, or against a stand-in of a platform's command."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def run(*command, **environment):
+    both = os.environ | environment
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, env=both)
+
+
+def supervised(*options, command):
+    return run(sys.executable, LAUNCH / "supervise.py", *options, "--", *command)
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    """A folder for the PATH in which ``sbatch`` and ``t2i`` write down how they were called."""
+    for name in ("sbatch", "t2i"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nfor a in "$0" "$@"; do echo "$a"; done >> {tmp_path}/calls\n')
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def test_processes_are_told_of_each_other():
+    done = run(LAUNCH / "local.sh", 3, "sh", "-c", "echo $T2I_COORDINATOR $T2I_PROCESSES $T2I_PROCESS")
+    rows = sorted(line.split() for line in done.stdout.splitlines())
+    assert done.returncode == 0 and [row[1:] for row in rows] == [["3", "0"], ["3", "1"], ["3", "2"]]
+    assert len({row[0] for row in rows}) == 1 and rows[0][0].startswith("127.0.0.1:")
+
+
+def test_the_first_that_fails_ends_the_others():
+    began = time.monotonic()
+    done = run(LAUNCH / "local.sh", 3, "sh", "-c", "[ $T2I_PROCESS = 1 ] && exit 7; exec sleep 50")
+    assert done.returncode == 7 and time.monotonic() - began < 30
+
+
+def test_a_signal_reaches_every_process_and_their_code_comes_back():
+    script = "trap 'echo saved; exit 75' TERM; echo up; while :; do sleep 0.05; done"
+    process = subprocess.Popen([LAUNCH / "local.sh", "2", "bash", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert [process.stdout.readline() for _ in range(2)] == ["up\n"] * 2
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=30)
+    assert text == "saved\n" * 2 and process.returncode == 75
+
+
+def test_a_command_is_started_again_until_it_is_done(tmp_path):
+    script = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) = 3 ]"
+    done = supervised("--wait", "0", command=["sh", "-c", script])
+    assert done.returncode == 0 and (tmp_path / "tries").read_text() == "x\n" * 3
+    assert done.stderr.count("ended with 1") == 2
+
+
+@pytest.mark.parametrize("code, tries, last", [("exit 64", 1, 64), ("exit 75", 3, 75), ("kill -9 $$", 3, 137)])
+def test_the_exit_code_decides_whether_to_try_again(code, tries, last, tmp_path):
+    script = f"echo x >> {tmp_path}/tries; {code}"
+    done = supervised("--wait", "0", "--restarts", "2", command=["sh", "-c", script])
+    assert done.returncode == last and (tmp_path / "tries").read_text() == "x\n" * tries
+
+
+def test_a_signal_goes_to_the_command_and_ends_the_supervision():
+    script = "trap 'exit 75' TERM; echo up; while :; do sleep 0.05; done"
+    command = [sys.executable, str(LAUNCH / "supervise.py"), "--wait", "0", "--", "bash", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 75 and text == ""
+
+
+def test_slurm_gets_one_process_a_node_and_the_command_as_it_was(recorder):
+    path = f"{recorder}:{os.environ['PATH']}"
+    assert run(LAUNCH / "slurm.sh", 4, "t2i", "train", "my config.py", PATH=path).returncode == 0
+    calls = (recorder / "calls").read_text().splitlines()
+    assert {"--nodes=4", "--ntasks-per-node=1", "--requeue", "--signal=TERM@600"} <= set(calls)
+    assert calls[-1] == r"--wrap=srun --kill-on-bad-exit=1 t2i train my\ config.py"
+
+
+def test_the_cascade_is_trained_in_order(recorder):
+    path = f"{recorder}:{os.environ['PATH']}"
+    done = run(LAUNCH / "cascade.sh", "configs/dalle2", "RUN", "--data.dataset", "laion", PATH=path)
+    assert done.returncode == 0, done.stderr
+    calls = (recorder / "calls").read_text().split(f"{recorder}/t2i\n")[1:]
+    order = [call.splitlines()[1] for call in calls]
+    names = ("vae", "clip", "prior", "decoder", "upsampler256", "upsampler1024")
+    assert order == [f"configs/dalle2/{name}.py" for name in names]
+    assert all(call.splitlines()[2:] == ["--run", "RUN", "--data.dataset", "laion"] for call in calls)
+
+
+@pytest.mark.parametrize("command, says", [
+    (["local.sh", "0", "true"], "usage"), (["local.sh", "2"], "usage"), (["slurm.sh"], "usage"),
+    (["cascade.sh", "RUN"], "usage"), (["cascade.sh", "tests", "RUN"], "no config of a stage"),
+])  # fmt: skip
+def test_a_wrong_call_says_what_is_right(command, says):
+    done = run(LAUNCH / command[0], *command[1:])
+    assert done.returncode == 64 and says in done.stderr
+
+
+@pytest.mark.parametrize("command", [
+    ["local.sh", "--dry-run", "2", "t2i", "train"], ["slurm.sh", "--dry-run", "2", "t2i", "train"],
+    ["cascade.sh", "--dry-run", "configs/emoji", "RUN"],
+])  # fmt: skip
+def test_a_dry_run_starts_nothing(command, recorder):
+    done = run(LAUNCH / command[0], *command[1:], PATH=f"{recorder}:{os.environ['PATH']}")
+    assert done.returncode == 0 and "t2i" in done.stdout and "train" in done.stdout
+    assert not (recorder / "calls").exists()
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_has_nothing_to_say(script):
+    done = run("shellcheck", script)
+    assert done.returncode == 0, done.stdout
