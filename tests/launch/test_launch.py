@@ -16,7 +16,7 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 def run(*command, **environment):
     both = os.environ | environment
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60, env=both)
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=30, env=both)
 
 
 def supervised(*options, command):
@@ -25,8 +25,8 @@ def supervised(*options, command):
 
 @pytest.fixture
 def recorder(tmp_path):
-    """A folder for the PATH in which ``sbatch`` and ``t2i`` write down how they were called."""
-    for name in ("sbatch", "t2i"):
+    """A folder for the PATH in which these commands write down how they were called."""
+    for name in ("sbatch", "t2i", "gcloud"):
         (tmp_path / name).write_text(f'#!/bin/sh\nfor a in "$0" "$@"; do echo "$a"; done >> {tmp_path}/calls\n')
         (tmp_path / name).chmod(0o755)
     return tmp_path
@@ -97,6 +97,79 @@ def test_the_cascade_is_trained_in_order(recorder):
     assert all(call.splitlines()[2:] == ["--run", "RUN", "--data.dataset", "laion"] for call in calls)
 
 
+GCLOUD = """#!/bin/sh
+echo "$*" >> {root}/calls
+case "$*" in
+    *describe*) head -n 1 {root}/states; sed -i 1d {root}/states ;;
+    *"t2i train"*) read -r code < {root}/codes; sed -i 1d {root}/codes; exit "$code" ;;
+esac
+"""
+VERBS = ("create", "describe", "scp", "t2i train", "pip install", "delete")
+TPU = {"ZONE": "us-west4-a", "TYPE": "v5litepod-256", "RUNTIME": "v2-alpha-tpuv5-lite", "POLL": "0"}
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+    """A folder for the PATH with a ``gcloud`` that answers from lists of states and exit codes."""
+
+    def prepare(states, codes):
+        (tmp_path / "gcloud").write_text(GCLOUD.format(root=tmp_path))
+        (tmp_path / "gcloud").chmod(0o755)
+        (tmp_path / "states").write_text("".join(f"{state}\n" for state in states))
+        (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+        return {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | TPU
+
+    prepare.calls = lambda: [
+        next(verb for verb in VERBS if verb in line) for line in (tmp_path / "calls").read_text().splitlines()
+    ]
+    prepare.text = lambda: (tmp_path / "calls").read_text()
+    return prepare
+
+
+def test_a_preempted_slice_is_asked_for_again_and_given_back_at_the_end(gcloud):
+    environment = gcloud(["PROVISIONING", "ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"], [255, 0])
+    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", "a config", **environment)
+    assert done.returncode == 0, done.stderr
+    once = ["create", "describe", "scp", "pip install", "t2i train"]
+    again = [*once[:1], "describe", *once[1:], "describe", "describe", "delete"]
+    assert gcloud.calls() == [*again, *once, "delete"]
+    assert "mine is SUSPENDED (last exit code 255)" in done.stderr
+    assert r"t2i train a\ config" in gcloud.text() and "--worker=all" in gcloud.text()
+
+
+def test_a_program_that_ends_on_a_living_slice_is_started_there_again(gcloud):
+    environment = gcloud(["ACTIVE", "ACTIVE"], [1, 0])
+    assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 0
+    assert gcloud.calls() == [
+        "create",
+        "describe",
+        "scp",
+        "pip install",
+        "t2i train",
+        "describe",
+        "t2i train",
+        "delete",
+    ]
+
+
+def test_a_wrong_config_is_not_tried_again(gcloud):
+    environment = gcloud(["ACTIVE"], [64])
+    assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 64
+    assert gcloud.calls() == ["create", "describe", "scp", "pip install", "t2i train", "delete"]
+
+
+def test_every_slice_runs_the_command(gcloud):
+    environment = gcloud([], [0, 0]) | {"SLICES": "2"}
+    assert run(LAUNCH / "tpu_pod.sh", "mine", "run", "t2i", "train", **environment).returncode == 0
+    assert "ssh mine-0 " in gcloud.text() and "ssh mine-1 " in gcloud.text()
+
+
+def test_a_missing_zone_is_named():
+    environment = {name: value for name, value in os.environ.items() if name != "ZONE"}
+    done = subprocess.run([LAUNCH / "tpu_pod.sh", "mine", "delete"], capture_output=True, text=True, env=environment)
+    assert done.returncode and "set ZONE" in done.stderr
+
+
 @pytest.mark.parametrize("command, says", [
     (["local.sh", "0", "true"], "usage"), (["local.sh", "2"], "usage"), (["slurm.sh"], "usage"),
     (["cascade.sh", "RUN"], "usage"), (["cascade.sh", "tests", "RUN"], "no config of a stage"),
@@ -108,10 +181,10 @@ def test_a_wrong_call_says_what_is_right(command, says):
 
 @pytest.mark.parametrize("command", [
     ["local.sh", "--dry-run", "2", "t2i", "train"], ["slurm.sh", "--dry-run", "2", "t2i", "train"],
-    ["cascade.sh", "--dry-run", "configs/emoji", "RUN"],
+    ["cascade.sh", "--dry-run", "configs/emoji", "RUN"], ["tpu_pod.sh", "--dry-run", "mine", "all", "t2i", "train"],
 ])  # fmt: skip
 def test_a_dry_run_starts_nothing(command, recorder):
-    done = run(LAUNCH / command[0], *command[1:], PATH=f"{recorder}:{os.environ['PATH']}")
+    done = run(LAUNCH / command[0], *command[1:], **TPU | {"PATH": f"{recorder}:{os.environ['PATH']}"})
     assert done.returncode == 0 and "t2i" in done.stdout and "train" in done.stdout
     assert not (recorder / "calls").exists()
 

@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# A training on a Cloud TPU slice (or several), through queued resources: made, prepared once, run on every host, made
+# again when it was preempted, and taken down at the end.
+#
+#     export ZONE=us-west4-a TYPE=v5litepod-256 RUNTIME=v2-alpha-tpuv5-lite
+#     launch/tpu_pod.sh NAME all t2i train configs/dalle2/decoder.py --run gs://bucket/dalle2
+#
+#     launch/tpu_pod.sh [--dry-run] NAME create           ask for the slice and wait until it is there
+#     launch/tpu_pod.sh [--dry-run] NAME install          copy this checkout to every host and install it
+#     launch/tpu_pod.sh [--dry-run] NAME run COMMAND...   run it on every host
+#     launch/tpu_pod.sh [--dry-run] NAME all COMMAND...   all of it, again after every preemption, then delete
+#     launch/tpu_pod.sh [--dry-run] NAME delete           give the slice back
+#
+# Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30 seconds between looks).
+# A command that ends with 64 (a wrong config) is not tried again.
+set -euo pipefail
+
+usage() {
+    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 64
+}
+
+dry=""
+if [[ ${1:-} == --dry-run ]]; then
+    dry=yes
+    shift
+fi
+(($# >= 2)) || usage
+name=$1 verb=$2
+shift 2
+: "${ZONE:?set ZONE, the zone of the TPUs, e.g. us-west4-a}"
+slices=${SLICES:-1} poll=${POLL:-30}
+place=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
+
+call() { # a command, or with --dry-run its words
+    if [[ -n $dry ]]; then
+        printf '%q ' "$@"
+        echo
+    else
+        "$@"
+    fi
+}
+
+state() {
+    gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
+}
+
+create() {
+    : "${TYPE:?set TYPE, the accelerator type, e.g. v5litepod-256}" "${RUNTIME:?set RUNTIME, e.g. v2-alpha-tpuv5-lite}"
+    local nodes=(--node-id="$name")
+    if ((slices > 1)); then
+        nodes=(--node-count="$slices" --node-prefix="$name")
+    fi
+    call gcloud compute tpus queued-resources create "$name" "${place[@]}" "${nodes[@]}" \
+        --accelerator-type="$TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot}
+    [[ -z $dry ]] || return 0
+    while true; do
+        case $(state) in
+        ACTIVE) return 0 ;;
+        FAILED | SUSPENDED | SUSPENDING | NONE) return 1 ;;
+        esac
+        sleep "$poll"
+    done
+}
+
+each_slice() { # NAME of one node after the other
+    if ((slices > 1)); then
+        for ((i = 0; i < slices; i++)); do echo "$name-$i"; done
+    else
+        echo "$name"
+    fi
+}
+
+on_all() { # a shell command on every host of every slice at once; the first bad exit code counts
+    local node code=0 ended children=()
+    while read -r node; do
+        call gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1" </dev/null &
+        children+=($!)
+    done < <(each_slice)
+    for child in "${children[@]}"; do
+        ended=0
+        wait "$child" || ended=$?
+        ((code != 0)) || code=$ended
+    done
+    return "$code"
+}
+
+install() {
+    local node archive
+    archive=$(mktemp --suffix=.tar.gz)
+    git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output="$archive" HEAD
+    while read -r node; do
+        call gcloud compute tpus tpu-vm scp "$archive" "$node:t2i_jax.tar.gz" "${place[@]}" --worker=all </dev/null
+    done < <(each_slice)
+    rm -f "$archive"
+    on_all 'mkdir -p t2i_jax && tar -xzf t2i_jax.tar.gz -C t2i_jax && cd t2i_jax && python3 -m venv .venv && .venv/bin/pip install -q -c constraints/py$(.venv/bin/python -c "import sys; print(\"%d%d\" % sys.version_info[:2])").txt -e ".[tpu]"'
+}
+
+run() {
+    local words
+    printf -v words '%q ' "$@"
+    on_all "cd t2i_jax && PATH=\$PWD/.venv/bin:\$PATH ${words% }"
+}
+
+delete() { call gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet; }
+
+case $verb in
+create | install | delete) "$verb" ;;
+run)
+    (($# > 0)) || usage
+    run "$@"
+    ;;
+all)
+    (($# > 0)) || usage
+    while true; do
+        code=0
+        if create && install; then
+            while true; do
+                code=0
+                run "$@" || code=$?
+                if ((code == 0 || code == 64)) || [[ -n $dry ]]; then
+                    delete
+                    exit "$code"
+                fi
+                [[ $(state) == ACTIVE ]] || break
+                sleep "$poll" # the program ended, the slice is there: again, from the last checkpoint
+            done
+        fi
+        echo "launch/tpu_pod.sh: $name is $(state) (last exit code $code); asking for it again" >&2
+        delete || true
+        sleep "$poll"
+    done
+    ;;
+*) usage ;;
+esac
