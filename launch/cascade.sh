@@ -2,7 +2,7 @@
 # The reference run: every stage of a folder of configs, each after those that it reads, each started again until done.
 #
 #     launch/cascade.sh [--dry-run] CONFIGS RUN [OPTIONS of every stage ...]
-#     launch/cascade.sh configs/dalle2 gs://bucket/dalle2 --data.dataset laion
+#     launch/cascade.sh configs/dalle2 /mnt/shared/dalle2 --data.dataset laion
 #
 # On every host of a slice: `t2i train` finds the other hosts. On one machine with CPUs alone, `t2i train CONFIGS` is
 # faster: it trains two stages side by side.
