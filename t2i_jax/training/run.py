@@ -32,6 +32,13 @@ class Run:
     stage: str
     """The stage's name."""
 
+    def __post_init__(self):
+        if self.root.parts[:1] and self.root.parts[0].endswith(":"):  # what Path makes of gs://bucket
+            raise ConfigError(
+                f"--run {self.root}: a run is a directory that this machine sees. Mount the bucket (gcsfuse, for one) "
+                "and name the place where it is mounted."
+            )
+
     @property
     def directory(self) -> Path:
         return self.root / self.stage

@@ -165,3 +165,10 @@ def test_sigterm_leaves_a_run_that_continues_bit_for_bit(tmp_path):
     straight = tmp_path / "straight"
     train(dataclasses.replace(FIRST, steps=4000), straight, until=step)
     equal(stopped, load_params(straight / "toy")[0])
+
+
+def test_a_run_in_a_bucket_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="Mount the bucket"):
+        train(FIRST, "gs://bucket/run")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,10 @@
 
 import dataclasses
 import importlib
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -99,3 +103,20 @@ def test_a_whole_gradients_sum_is_a_warning_that_names_its_operation():
     summary = Summary(collectives=[dataclasses.replace(GATHER, kind="all-reduce"), GATHER])
     (text,) = warnings(summary)
     assert "blocks" in text and "1024 MiB" in text
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="the TPU compiler is not installed (extra plan)")
+def test_the_tpu_compiler_agrees_with_what_is_counted_here(tmp_path):
+    """A small prior for eight chips: sizes, products and gathers are those that the shapes ask for."""
+    out = tmp_path / "plan.json"
+    options = ["--topology", "v5e:2x4", "--out", str(out), "--stage.model.dtype", "bfloat16", "--data.batch", "64"]
+    command = [sys.executable, "-m", "t2i_jax.cli", "plan", "configs/emoji/prior.py", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    one = experiment()
+    params = jax.eval_shape(one.stage.init, jax.random.key(0), batch_shapes(one.data))
+    assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found["fits"] and found["chips"] == 8 and 0 < found["mfu"] < 1
+    assert 0.9 < found["flops"] / found["model_flops"] < 1.1
+    assert any(row["kind"] == "all-gather" and row["axes"] == "data" for row in found["collectives"])
