@@ -122,6 +122,28 @@ def plan(args: list[str]) -> int:
     return 0 if found.fits else 1
 
 
+def doctor(args: list[str]) -> int:
+    """Look at the machines before a training: ``t2i doctor CONFIG --run RUN``, on every host as the training.
+
+    Exits with 1 where something is wrong, and says which host.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(
+            "usage: t2i doctor CONFIG --run RUN [--field value ...]\n\n"
+            "Every process tells its versions, devices, memory, clock and free disk, reads the data and writes to\n"
+            "RUN; what differs is named with its host; then an all-reduce over each axis of the mesh is timed.\n"
+            "CONFIG, RUN and the fields are those of `t2i train`."
+        )
+        return 0
+    run, rest = _take(args[1:], "--run", str(Path("runs") / Path(args[0]).resolve().parent.name))
+    experiment = _experiment(args[0], rest, "doctor")
+    from t2i_jax.parallel.hosts import join
+    from t2i_jax.training.doctor import examine
+
+    join()
+    return 1 if examine(experiment, run) else 0
+
+
 def _experiment(config: str, options: list[str], command: str):
     """What ``CONFIG[:NAME]`` returns, with the options' fields."""
     path, _, variant = config.partition(":")
@@ -303,6 +325,7 @@ def _name(function: Callable) -> str:
 COMMANDS: dict[str, tuple[Callable, bool]] = {
     "train": (train, True),
     "plan": (plan, True),
+    "doctor": (doctor, True),
     "demo": (demo, False),
     "sample": (sample, False),
     "eval": (evaluate, False),

@@ -148,8 +148,8 @@ class Plan:
 def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
     """Compile ``experiment``'s step for ``slices`` slices of ``topology`` and say what it takes.
 
-    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, libtpu knows no such topology, or the
-    compiler finds no way to make the program small enough for the memory.
+    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, libtpu knows no such topology, or
+    the compiler finds no way to make the program small enough for the memory.
     """
     if topology.split(":")[0] not in CHIPS:
         raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")

@@ -1,0 +1,60 @@
+"""The doctor names the host that differs, and what a process could not do."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from t2i_jax.cli import main
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training.doctor import bandwidth, compare, examine, look
+from tests.training.test_loop import FIRST
+
+
+@pytest.fixture
+def well(tmp_path):
+    return look(FIRST, tmp_path / "run") | {"disk": 2**40}
+
+
+def test_machines_that_agree_have_nothing_wrong(well):
+    assert compare([well, well | {"host": "other", "clock": well["clock"] + 1}]) == []
+
+
+@pytest.mark.parametrize("change, says", [
+    ({"versions": {"jax": "0.1"}}, "versions of process 1 on other is jax 0.1"),
+    ({"config": "abc"}, "config of process 1 on other is abc"),
+    ({"data": "abc"}, "data of process 1 on other"),
+    ({"devices": "4 x TPU v5e"}, "devices of process 1 on other is 4 x TPU v5e"),
+    ({"disk": 2**30}, "process 1 on other has 1.0 GiB of disk left"),
+    ({"failed": ["cannot read"]}, "process 1 on other cannot read"),
+])  # fmt: skip
+def test_what_differs_is_named_with_its_host(well, change, says):
+    (text,) = compare([well, well | {"host": "other"} | change])
+    assert says in text
+
+
+def test_a_clock_that_is_off_is_named(well):
+    (text,) = compare([well, well | {"host": "other", "clock": well["clock"] - 60}])
+    assert "clock of process 1 on other is -60 s" in text
+
+
+def test_a_run_that_cannot_be_written_and_data_that_are_not_there_are_said(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    data = dataclasses.replace(FIRST.data, dataset=str(tmp_path / "nothing"))
+    failed = look(dataclasses.replace(FIRST, data=data), tmp_path / "file" / "run")["failed"]
+    assert len(failed) == 2 and "nothing" in failed[0] and "cannot write the run directory" in failed[1]
+
+
+def test_every_axis_is_measured(tmp_path, capsys):
+    examine(FIRST, tmp_path)
+    text = capsys.readouterr().out
+    assert "process 0 on " in text and "8 x cpu" in text
+    assert "all-reduce over data (2)" in text and "all-reduce over model (4)" in text
+    assert "over replica" not in text and bandwidth(Mesh(data=8).build(jax.devices()), "data", 2**10) > 0
+
+
+def test_the_command_says_whether_all_is_well(tmp_path, monkeypatch):
+    monkeypatch.setattr("t2i_jax.training.doctor.DISK", 0)
+    assert main(["doctor", "configs/emoji/vae.py", "--run", str(tmp_path)]) == 0
+    monkeypatch.setattr("t2i_jax.training.doctor.DISK", 2**60)
+    assert main(["doctor", "configs/emoji/vae.py", "--run", str(tmp_path)]) == 1
