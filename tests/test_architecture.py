@@ -90,7 +90,8 @@ def test_training_names_no_stage_and_no_model():
     for path in (PACKAGE / "training").rglob("*.py"):
         for name in imports(parse(path)):
             parts = name.split(".")
-            assert parts[:2] != ["t2i_jax", "models"], f"{path.name} imports {name}"
+            if parts[:3] != ["t2i_jax", "models", "remat"]:  # a policy, no model
+                assert parts[:2] != ["t2i_jax", "models"], f"{path.name} imports {name}"
             if parts[:2] == ["t2i_jax", "stages"]:
                 assert not concrete & set(parts[2:]), f"{path.name} imports {name}"
                 assert parts[-1] == "Stage" or "base" in parts, f"{path.name} imports {name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from t2i_jax.parallel.compilation import keep_compiled
-from t2i_jax.parallel.hosts import join, leader, share
+from t2i_jax.parallel.hosts import barrier, join, leader, share
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
@@ -70,6 +70,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
         upcoming = batches(start)
         step = program.step.lower(program.state, program.frozen, key, program.batch).compile()
+        barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
         reporter = Reporter(
             stage.name, paths.metrics, start, experiment.steps, reports.every,
             examples=experiment.data.batch, flops=program.flops, peak=peak_flops(list(mesh.devices.flat)),

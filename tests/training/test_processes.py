@@ -74,7 +74,7 @@ def test_one_process_reads_every_row():
 @pytest.mark.parametrize(
     "given, words",
     [
-        ({"T2I_PROCESS": "0"}, "T2I_COORDINATOR, T2I_PROCESSES is not set"),
+        ({"T2I_PROCESS": "0"}, "T2I_COORDINATOR, T2I_PROCESSES is not"),
         ({"T2I_COORDINATOR": "a:1", "T2I_PROCESSES": "2", "T2I_PROCESS": "2"}, "numbered from 0"),
         ({"T2I_COORDINATOR": "here", "T2I_PROCESSES": "2", "T2I_PROCESS": "1"}, "host:port"),
     ],
