@@ -1,6 +1,6 @@
 """What a TPU chip can do, for predictions.
 
-Sources: docs.cloud.google.com/tpu/docs/v5e, v5p and v6e (read in November 2026) for FLOP/s, memory, its bandwidth and
+Sources: docs.cloud.google.com/tpu/docs/v5e, v5p and v6e (read in November 2026) for FLOP/s, memory bandwidth and
 the data-centre network, of which a chip has its share of the pod's (v5e: 6.4 Tb/s over 256 chips). A link's rate is
 nine tenths of those pages', as "How to Scale Your Model" (https://jax-ml.github.io/scaling-book, chapter 2) takes it.
 ``usable`` is what the compiler lets a program have, as it says itself when one does not fit.
@@ -20,16 +20,12 @@ class Chip:
     """As in a topology: "v5e"."""
     flops: float
     """Dense bfloat16 FLOP/s."""
-    memory: float
-    """Bytes of HBM."""
     usable: float
     """Bytes of HBM that a program may use."""
     bandwidth: float
     """Bytes/s of HBM."""
     link: float
     """Bytes/s of one link to a neighbour, one way."""
-    dimensions: int
-    """Of the torus of links: 2 or 3."""
     network: float
     """Bytes/s of the data-centre network, a chip's share, one way."""
 
@@ -37,8 +33,8 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 197e12, 16 * GIB, 15.75 * GIB, 819 * GB, 45 * GB, 2, 3.125 * GB),
-        Chip("v5p", 459e12, 95 * GIB, 95.73 * GIB, 2765 * GB, 90 * GB, 3, 6.25 * GB),
-        Chip("v6e", 918e12, 32 * GIB, 31.24 * GIB, 1640 * GB, 90 * GB, 2, 12.5 * GB),
+        Chip("v5e", 197e12, 15.75 * GIB, 819 * GB, 45 * GB, 3.125 * GB),
+        Chip("v5p", 459e12, 95.73 * GIB, 2765 * GB, 90 * GB, 6.25 * GB),
+        Chip("v6e", 918e12, 31.24 * GIB, 1640 * GB, 90 * GB, 12.5 * GB),
     )
 }

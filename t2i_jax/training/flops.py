@@ -15,14 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from t2i_jax.parallel.chips import CHIPS
+
 PEAKS = {
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v5p": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "TPU v6e": CHIPS["v6e"].flops,
     "TPU7x": 1153.5e12,  # a chip's 2,307 over its two JAX devices
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,

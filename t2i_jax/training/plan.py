@@ -9,6 +9,7 @@ Times are estimates: a roofline over the chip's data sheet (``parallel/chips.py`
 """
 
 import dataclasses
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -61,10 +62,7 @@ class Plan:
 
     @property
     def chips(self) -> int:
-        count = 1
-        for size in self.mesh.values():
-            count *= size
-        return count
+        return math.prod(self.mesh.values())
 
     @property
     def chip(self) -> Chip:
