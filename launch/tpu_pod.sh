@@ -93,6 +93,7 @@ install() {
         call gcloud compute tpus tpu-vm scp "$archive" "$node:t2i_jax.tar.gz" "${place[@]}" --worker=all </dev/null
     done < <(each_slice)
     rm -f "$archive"
+    # shellcheck disable=SC2016 # the hosts expand it
     on_all 'mkdir -p t2i_jax && tar -xzf t2i_jax.tar.gz -C t2i_jax && cd t2i_jax && python3 -m venv .venv && .venv/bin/pip install -q -c constraints/py$(.venv/bin/python -c "import sys; print(\"%d%d\" % sys.version_info[:2])").txt -e ".[tpu]"'
 }
 
