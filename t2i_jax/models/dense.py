@@ -3,13 +3,21 @@
 The gradient of the kernel is ``x^T dy``. XLA folds that transposition into the product and then, on a CPU, leaves the
 fast matrix kernels; held apart from the product, the transposition costs one pass over x and the product runs at full
 speed. Other backends read transposed operands for nothing and get the plain product.
+
+On a mesh, what enters and leaves the layer is split over the batch, and so are their gradients. Left to itself, TPUs'
+compiler splits activations by the features that a kernel is stored by, and moves them between chips in every layer.
 """
+
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+
+from t2i_jax.types import BATCH_AXES
 
 
 @jax.custom_vjp
@@ -43,6 +51,16 @@ def _apart(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o
 matmul.defvjp(_forward, _backward)
 
 
+def by_batch(x: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
+    """``x``, its first dimension split over the batch axes of the mesh in force, where they divide it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if ways == 1 or x.shape[0] % ways:
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *free))
+
+
 class Dense(nn.Module):
     """``features`` outputs; parameters ``kernel`` [in, out] and ``bias`` [out], float32; computes in ``dtype``."""
 
@@ -54,7 +72,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = by_batch(matmul(by_batch(x.astype(self.dtype)), kernel.astype(self.dtype)))
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32).astype(self.dtype)
         return y

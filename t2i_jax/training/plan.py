@@ -10,6 +10,7 @@ Times are estimates: a roofline over the chip's data sheet (``parallel/chips.py`
 
 import dataclasses
 import math
+import re
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -143,11 +144,20 @@ class Plan:
         return "\n".join(lines)
 
 
+class DoesNotFit(ValueError):
+    """The compiler found no way to make a program small enough for the memory."""
+
+    def __init__(self, message: str, needed: int):
+        super().__init__(message)
+        self.needed = needed
+        """Bytes of a chip that the program would use."""
+
+
 def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
     """Compile ``experiment``'s step for ``slices`` slices of ``topology`` and say what it takes.
 
-    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, libtpu knows no such topology, or
-    the compiler finds no way to make the program small enough for the memory.
+    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, or libtpu knows no such topology,
+    and DoesNotFit where the compiler finds no way to make the program small enough for the memory.
     """
     if topology.split(":")[0] not in CHIPS:
         raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")
@@ -184,11 +194,18 @@ def _compile(program: Program, key: jax.Array) -> jax.stages.Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         held_now = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in held(program).items())
-        raise ValueError(
+        raise DoesNotFit(
             f"the step does not fit: {str(error).splitlines()[0]} GiB of one chip's share before anything is computed: "
             f"{held_now}. Split more (--mesh.data), keep less (--stage.model.remat.keep), or take smaller "
-            "micro-batches (--accumulate)."
+            "micro-batches (--accumulate).",
+            _used(str(error)),
         ) from error
+
+
+def _used(text: str) -> int:
+    """Bytes that the compiler says a program too large would use; 0 where it doesn't say."""
+    found = re.search(r"Used ([\d.]+)([KMGT])", text)
+    return round(float(found.group(1)) * 2 ** (10 * (1 + "KMGT".index(found.group(2))))) if found else 0
 
 
 def held(program: Program) -> dict[str, int]:
@@ -205,14 +222,19 @@ def shard_bytes(tree: Any) -> int:
 
 
 def whole(value: Any) -> Any:
-    """``value`` (a tree of frozen dataclasses) with nothing computed twice: every ``Remat`` keeps all."""
+    """``value`` with nothing computed twice."""
+    return with_remat(value, Remat())
+
+
+def with_remat(value: Any, remat: Remat) -> Any:
+    """``value`` (a tree of frozen dataclasses) with every ``Remat`` in it replaced by this one."""
     if isinstance(value, Remat):
-        return value if value == Remat() else Remat()
+        return value if value == remat else remat
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     linen = ("parent", "name") if hasattr(value, "scope") else ()
     old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init and f.name not in linen}
-    new = {name: whole(item) for name, item in old.items()}
+    new = {name: with_remat(item, remat) for name, item in old.items()}
     changed = {name: item for name, item in new.items() if item is not old[name]}
     return dataclasses.replace(value, **changed) if changed else value
 

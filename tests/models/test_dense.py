@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from t2i_jax.models.dense import Dense
+from t2i_jax.models.dense import Dense, by_batch
+from t2i_jax.parallel.mesh import Mesh, split_batch
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
@@ -24,3 +26,26 @@ def test_equals_flax(features, bias, dtype, tolerance):
 
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=10 * tolerance)
     jax.tree.map(close, value_and_grads(ours), value_and_grads(flax))
+
+
+def test_activations_and_their_gradients_stay_with_their_examples():
+    """Also where the compiler is told of no batch, only of a kernel that is stored by its columns."""
+    mesh, dense = Mesh(data=8).build(), Dense(64)
+    shape = lambda shape, spec: jax.ShapeDtypeStruct(shape, np.float32, sharding=jax.NamedSharding(mesh, spec))
+    params = {"params": {"kernel": shape((16, 64), P(None, "data")), "bias": shape((64,), P())}}
+
+    def both(params, x):
+        y, back = jax.vjp(lambda x: dense.apply(params, x), x)
+        return y, back(y)[0]
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(both).lower(params, shape((80, 16), P())).compile()
+    assert all(where.is_equivalent_to(split_batch(mesh), 2) for where in compiled.output_shardings)
+
+
+@pytest.mark.parametrize("rows, splits", [(16, True), (12, False)])
+def test_a_batch_is_split_where_the_mesh_divides_it(rows, splits):
+    constrained = lambda: "sharding_constraint" in str(jax.make_jaxpr(by_batch)(jnp.zeros((rows, 3))))
+    assert not constrained()
+    with jax.set_mesh(Mesh(replica=2, data=4).build()):
+        assert constrained() == splits

@@ -1,0 +1,189 @@
+"""The fastest ways to train an experiment on TPUs that are not there: mesh, micro-batches, and what is kept.
+
+    found = search(experiment, "v5e:16x16")
+    found.plans[0].table()          # the fastest that fits; found.report() lists all that were compiled
+
+The batch, and with it what is learnt, stays as it is. Every choice has a bound: its products at the chip's peak, or the
+messages that it can't do without if they take longer. Choices are compiled in the order of what they promise, until the
+best so far is faster than every bound that is left. What does not fit rules out, uncompiled, all that would need at
+least as much.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from t2i_jax.models.remat import ALL, INNER, MIXED, QKV, Remat
+from t2i_jax.parallel.chips import CHIPS, Chip
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.rules import shardings
+from t2i_jax.parallel.topology import describe
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, shard_bytes, with_remat
+from t2i_jax.training.program import build
+
+KEPT = ((ALL,), (QKV, MIXED, INNER), (QKV, MIXED), (MIXED,), ())
+"""What the search tries to keep, most first."""
+PARTS = (1, 2, 4, 8, 16)
+"""Micro-batches that it tries to split a batch into."""
+TENSOR = (1, 2, 4, 8)
+"""Sizes of the ``model`` axis that it tries."""
+HALF = 2
+"""Bytes of a parameter, or of its gradient, in a message."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to train."""
+
+    mesh: Mesh
+    accumulate: int
+    remat: Remat
+    held: int
+    """Bytes of a chip's share of the state, the frozen parameters and the gradient."""
+    compute: float
+    """Seconds of the products at the chip's peak."""
+    messages: float
+    """Seconds of the messages that parameters and gradients need."""
+
+    @property
+    def bound(self) -> float:
+        """Seconds that a step takes at least."""
+        return max(self.compute, self.messages)
+
+    def of(self, experiment: Experiment) -> Experiment:
+        """The experiment, trained this way."""
+        return dataclasses.replace(
+            with_remat(experiment, self.remat), mesh=self.mesh, accumulate=self.accumulate
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        mesh = " × ".join(f"{f.name} {getattr(self.mesh, f.name)}" for f in dataclasses.fields(Mesh))
+        return f"mesh {mesh}, accumulate {self.accumulate}, keep {', '.join(self.remat.keep) or 'nothing'}"
+
+
+@dataclass
+class Found:
+    """What a search has compiled."""
+
+    plans: list[tuple[Choice, Plan]] = field(default_factory=list)
+    """Those that fit, the fastest first."""
+    misfits: list[tuple[Choice, str]] = field(default_factory=list)
+    """Those that do not, and what the compiler said."""
+    left: int = 0
+    """Choices that were not compiled though their bound is below the best: there were too many."""
+
+    def report(self) -> str:
+        """A line a choice."""
+        row = "{:8.0f} ms  MFU {:4.0%}  {:6.2f} GiB  {}"
+        rows = [
+            row.format(1e3 * plan.seconds()["step"], plan.mfu, plan.memory["peak"] / 2**30, way)
+            for way, plan in self.plans
+        ]
+        rows += [f"does not fit  {choice}: {said}" for choice, said in self.misfits]
+        return "\n".join(rows + ([f"{self.left} more were not tried"] if self.left else []))
+
+
+def search(experiment: Experiment, topology: str, slices: int = 1, compiles: int = 10) -> Found:
+    """Compile at most ``compiles`` ways to train ``experiment`` on ``slices`` slices of ``topology``.
+
+    Raises ValueError where no choice fits the devices at all, or libtpu knows no such topology.
+    """
+    ways = choices(experiment, topology, describe(topology, slices), slices)
+    return tried(
+        experiment, ways, lambda one: make_plan(one, topology, slices), CHIPS[topology.split(":")[0]], compiles
+    )
+
+
+def choices(experiment: Experiment, topology: str, devices: list[jax.Device], slices: int) -> list[Choice]:
+    """Every choice whose mesh divides the batch and the model and whose state alone fits."""
+    chip, chips = CHIPS[topology.split(":")[0]], len(devices)
+    key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment.data)
+    frozen = jax.eval_shape(experiment.stage.expects, key, batch) if experiment.stage.reads else {}
+    one = Mesh().build(jax.devices()[:1])
+    programs = {kept: build(with_remat(experiment, Remat(kept)), one, frozen, batch, {}) for kept in KEPT}
+    flops: dict[int, tuple[str, ...]] = {}
+    for kept, program in programs.items():
+        flops[program.flops] = kept  # of those that compute the same, the one that keeps least
+    state = programs[()].state
+    whole = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    found = []
+    for model in TENSOR:
+        for data in (2**power for power in range(chips.bit_length())):
+            if chips // slices % (data * model):
+                continue
+            mesh = Mesh(replica=chips // data // model, data=data, model=model)
+            held = _held(state, frozen, mesh, devices)
+            if held is None or held > chip.usable:
+                continue
+            share = whole / model / data
+            for parts, (count, kept) in itertools.product(PARTS, flops.items()):
+                if experiment.data.batch % (chips // model * parts) == 0:
+                    compute = count / chips / chip.flops
+                    messages = _messages(share, data, mesh.replica, slices, parts, chip)
+                    found.append(Choice(mesh, parts, Remat(kept), held, compute, messages))
+    if not found:
+        raise ValueError(
+            f"no mesh of {chips} chips of {topology} divides this model and its batch, and holds its state"
+        )
+    return found
+
+
+def _held(state: Any, frozen: Any, mesh: Mesh, devices: list[jax.Device]) -> int | None:
+    """Bytes of a chip's shares; None where an axis does not divide a leaf."""
+    built = mesh.build(devices)
+
+    def share(tree: Any) -> int:
+        where = shardings(tree, built)
+        return shard_bytes(jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where))
+
+    try:
+        return sum(map(share, (state, frozen, state.params)))
+    except ValueError:
+        return None
+
+
+def _messages(share: float, data: int, replica: int, slices: int, parts: int, chip: Chip) -> float:
+    """Seconds of two gathers of the parameters and a scatter of the gradient a part, and of its sum over replicas."""
+    scatter = parts * 3 * HALF * share * (data - 1) / (2 * chip.link)
+    near = replica // slices
+    inside = scatter + 2 * HALF * share * (near - 1) / near / (2 * chip.link)
+    between = 2 * HALF * share * (slices - 1) / slices / chip.network
+    return max(inside, between)
+
+
+def tried(ways: list[Choice], plan: Callable[[Choice], Plan], chip: Chip, compiles: int) -> Found:
+    """Compile the most promising of ``ways`` until none that is left can be faster."""
+    found, left = Found(), sorted(ways, key=lambda way: (way.compute + way.messages, way.accumulate, way.held))
+    while left and len(found.plans) + len(found.misfits) < compiles:
+        way = left.pop(0)
+        try:
+            one = plan(way)
+        except DoesNotFit as error:
+            found.misfits.append((way, str(error).splitlines()[0]))
+            left = [other for other in left if not _needs_more(other, way, error.needed, chip)]
+            continue
+        if one.fits:
+            found.plans.append((way, one))
+            found.plans.sort(key=lambda row: row[1].seconds()["step"])
+            best = found.plans[0][1].seconds()["step"]
+            left = [other for other in left if other.bound < best]
+        else:
+            needed = one.memory["peak"]
+            found.misfits.append((way, f"{needed / 2**30:.2f} of {one.usable / 2**30:.2f} GiB"))
+            left = [other for other in left if not _needs_more(other, way, needed, chip)]
+    found.left = len(left)
+    return found
+
+
+def _needs_more(other: Choice, way: Choice, needed: int, chip: Chip) -> bool:
+    """Whether ``other`` can't fit: it works on as much at a time as ``way`` and keeps as much, which needs so much."""
+    more = KEPT.index(other.remat.keep) <= KEPT.index(way.remat.keep)
+    if other.mesh.model != way.mesh.model or other.accumulate > way.accumulate or not more:
+        return False
+    return needed - way.held + other.held > chip.usable

@@ -1,0 +1,107 @@
+"""The search finds what compiling every choice would find, in a few compilations."""
+
+import dataclasses
+import importlib
+import zlib
+
+import jax
+import pytest
+
+from t2i_jax.models.remat import ALL, Remat
+from t2i_jax.parallel.chips import CHIPS
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training.plan import DoesNotFit, Plan
+from t2i_jax.training.search import KEPT, choices, tried
+
+CHIP = CHIPS["v5e"]
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    """A small prior whose batch eight devices divide."""
+    one = importlib.import_module("configs.emoji.prior").config()
+    return dataclasses.replace(one, data=dataclasses.replace(one.data, batch=256))
+
+
+@pytest.fixture(scope="module")
+def ways(experiment):
+    return choices(experiment, "v5e:2x4", jax.devices(), 1)
+
+
+class Compiler:
+    """Stands for the TPU compiler: a choice takes about ``slower`` times its bound, and memory for what it keeps."""
+
+    def __init__(self, slower, room, spread=0.0, says=True):
+        self.slower, self.room, self.spread, self.says, self.calls = slower, room, spread, says, 0
+
+    def cost(self, way):
+        """Seconds and bytes."""
+        kept = len(KEPT) - KEPT.index(way.remat.keep)
+        luck = 1 + self.spread * (zlib.crc32(str(way).encode()) % 7) / 6
+        return self.slower * luck * way.bound, way.held + kept * self.room // way.accumulate // way.mesh.model
+
+    def __call__(self, way):
+        self.calls += 1
+        seconds, needed = self.cost(way)
+        if needed > CHIP.usable and self.says:
+            raise DoesNotFit(f"Used {needed}", needed)
+        flops = int(seconds * CHIP.flops * 8)
+        return Plan(
+            stage="prior", topology="v5e:2x4", slices=1, mesh={"replica": 1, "data": 8, "model": 1}, batch=256, steps=1,
+            parameters=1, memory={"peak": needed}, usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0,
+            collectives=(), warnings=(), compile_seconds=0.0,
+        )  # fmt: skip
+
+
+def test_choices_divide_the_batch_and_the_devices(ways, experiment):
+    assert {way.mesh.model for way in ways} > {1} and {way.accumulate for way in ways} > {1}
+    for way in ways:
+        sizes = way.mesh.replica, way.mesh.data, way.mesh.model
+        assert way.mesh.sizes(8) == sizes
+        assert experiment.data.batch % (way.mesh.replica * way.mesh.data * way.accumulate) == 0
+
+
+def test_keeping_less_computes_more(ways):
+    compute = lambda keep: {way.compute for way in ways if way.remat.keep == keep}
+    (none,), (everything,) = compute(()), compute((ALL,))
+    assert 1.1 < none / everything < 1.34  # a third of the prior's own products; none of CLIP's
+
+
+def test_a_choice_is_the_experiment_trained_otherwise(ways, experiment):
+    way = next(way for way in ways if way.accumulate == 2 and way.remat == Remat(()) and way.mesh == Mesh(2, 4, 1))
+    one = way.of(experiment)
+    assert one.stage.model.remat == Remat(()) and one.accumulate == 2 and one.mesh == Mesh(2, 4, 1)
+    assert one.data == experiment.data and one.optimizer == experiment.optimizer
+
+
+@pytest.mark.parametrize("says", [True, False])
+@pytest.mark.parametrize("room", [GIB, 4 * GIB, 7 * GIB, 40 * GIB])
+def test_it_finds_what_compiling_everything_finds(ways, room, says):
+    compiler = Compiler(1.1, room, 0.3, says)
+    fit = [seconds for seconds, needed in map(compiler.cost, ways) if needed <= CHIP.usable]
+    found = tried(ways, compiler, CHIP, compiles=len(ways))
+    assert found.left == 0 and compiler.calls < len(ways)
+    assert found.plans[0][1].seconds()["step"] == pytest.approx(min(fit), rel=1e-6)
+    assert all(plan.memory["peak"] <= CHIP.usable for _, plan in found.plans)
+
+
+@pytest.mark.parametrize("room", [GIB, 4 * GIB, 7 * GIB, 40 * GIB])
+def test_ten_compilations_do_where_programs_keep_what_they_promise(ways, room):
+    compiler = Compiler(1.0, room)
+    fit = [seconds for seconds, needed in map(compiler.cost, ways) if needed <= CHIP.usable]
+    found = tried(ways, compiler, CHIP, compiles=10)
+    assert found.plans[0][1].seconds()["step"] == pytest.approx(min(fit), rel=1e-6)
+
+
+def test_it_stops_after_so_many_compilations_and_says_what_is_left(ways):
+    compiler = Compiler(3.0, GIB)
+    found = tried(ways, compiler, CHIP, compiles=4)
+    assert compiler.calls == 4 and found.left > 0 and f"{found.left} more were not tried" in found.report()
+
+
+def test_what_does_not_fit_rules_out_what_needs_as_much(ways):
+    compiler = Compiler(1.0, 100_000 * GIB)
+    found = tried(ways, compiler, CHIP, compiles=len(ways))
+    assert not found.plans and compiler.calls < len(ways) / 2
+    assert "does not fit" in found.report()
