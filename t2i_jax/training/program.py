@@ -61,13 +61,13 @@ def build(
         return init_state(stage, transform, key, zeros)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    frozen = _placed(frozen, shardings(frozen, mesh))
+    frozen = placed(frozen, shardings(frozen, mesh))
     shapes = jax.eval_shape(init, key)
-    state = _placed(shapes, shardings(shapes, mesh))
+    state = placed(shapes, shardings(shapes, mesh))
     inputs = {name: leaf for name, leaf in batch.items() if name != "image" or "image" not in cached}
     for features in cached.values():
         inputs |= features
-    inputs = _placed(inputs, {name: split_batch(mesh) for name in inputs})
+    inputs = placed(inputs, {name: split_batch(mesh) for name in inputs})
     step = make_step(
         stage, optimizer, experiment.steps,
         decay=experiment.ema, accumulate=experiment.accumulate, cached=frozenset(cached),
@@ -80,5 +80,6 @@ def build(
     return Program(state, frozen, inputs, begin, jitted, count_jaxpr(jaxpr), count_kernels(jaxpr))
 
 
-def _placed(tree: Any, where: Any) -> Any:
+def placed(tree: Any, where: Any) -> Any:
+    """The shapes of ``tree`` with the shardings ``where``."""
     return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), tree, where)

@@ -4,9 +4,10 @@
     found.plans[0].table()          # the fastest that fits; found.report() lists all that were compiled
 
 The batch, and with it what is learnt, stays as it is. Every choice has a bound: its products at the chip's peak, or the
-messages that it can't do without if they take longer. Choices are compiled in the order of what they promise, until the
-best so far is faster than every bound that is left. What does not fit rules out, uncompiled, all that would need at
-least as much.
+messages of its parameters and gradients if they take longer. Choices are compiled in the order of what they promise,
+until the best so far is faster than every bound that is left. What does not fit rules out, uncompiled, all that would
+need at least as much. Tensor parallelism moves activations, which no bound counts, so the smaller ``model`` axis goes
+first.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from t2i_jax.parallel.topology import describe
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, shard_bytes, with_remat
-from t2i_jax.training.program import build
+from t2i_jax.training.program import build, placed
 
 KEPT = ((ALL,), (QKV, MIXED, INNER), (QKV, MIXED), (MIXED,), ())
 """What the search tries to keep, most first."""
@@ -58,9 +59,7 @@ class Choice:
 
     def of(self, experiment: Experiment) -> Experiment:
         """The experiment, trained this way."""
-        return dataclasses.replace(
-            with_remat(experiment, self.remat), mesh=self.mesh, accumulate=self.accumulate
-        )  # fmt: skip
+        return dataclasses.replace(with_remat(experiment, self.remat), mesh=self.mesh, accumulate=self.accumulate)
 
     def __str__(self) -> str:
         mesh = " × ".join(f"{f.name} {getattr(self.mesh, f.name)}" for f in dataclasses.fields(Mesh))
@@ -95,9 +94,8 @@ def search(experiment: Experiment, topology: str, slices: int = 1, compiles: int
     Raises ValueError where no choice fits the devices at all, or libtpu knows no such topology.
     """
     ways = choices(experiment, topology, describe(topology, slices), slices)
-    return tried(
-        experiment, ways, lambda one: make_plan(one, topology, slices), CHIPS[topology.split(":")[0]], compiles
-    )
+    plan = lambda way: make_plan(way.of(experiment), topology, slices)
+    return tried(ways, plan, CHIPS[topology.split(":")[0]], compiles)
 
 
 def choices(experiment: Experiment, topology: str, devices: list[jax.Device], slices: int) -> list[Choice]:
@@ -137,13 +135,8 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
 def _held(state: Any, frozen: Any, mesh: Mesh, devices: list[jax.Device]) -> int | None:
     """Bytes of a chip's shares; None where an axis does not divide a leaf."""
     built = mesh.build(devices)
-
-    def share(tree: Any) -> int:
-        where = shardings(tree, built)
-        return shard_bytes(jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where))
-
     try:
-        return sum(map(share, (state, frozen, state.params)))
+        return sum(shard_bytes(placed(tree, shardings(tree, built))) for tree in (state, frozen, state.params))
     except ValueError:
         return None
 
@@ -159,7 +152,8 @@ def _messages(share: float, data: int, replica: int, slices: int, parts: int, ch
 
 def tried(ways: list[Choice], plan: Callable[[Choice], Plan], chip: Chip, compiles: int) -> Found:
     """Compile the most promising of ``ways`` until none that is left can be faster."""
-    found, left = Found(), sorted(ways, key=lambda way: (way.compute + way.messages, way.accumulate, way.held))
+    promise = lambda way: (way.mesh.model, way.compute + way.messages, way.accumulate, way.held)
+    found, left = Found(), sorted(ways, key=promise)
     while left and len(found.plans) + len(found.misfits) < compiles:
         way = left.pop(0)
         try:

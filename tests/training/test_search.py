@@ -7,9 +7,11 @@ import zlib
 import jax
 import pytest
 
+from t2i_jax.cli import main
 from t2i_jax.models.remat import ALL, Remat
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training import search
 from t2i_jax.training.plan import DoesNotFit, Plan
 from t2i_jax.training.search import KEPT, choices, tried
 
@@ -30,7 +32,10 @@ def ways(experiment):
 
 
 class Compiler:
-    """Stands for the TPU compiler: a choice takes about ``slower`` times its bound, and memory for what it keeps."""
+    """Stands for the TPU compiler: a choice takes about ``slower`` times its bound, and memory for what it keeps.
+
+    Tensor parallelism costs messages besides.
+    """
 
     def __init__(self, slower, room, spread=0.0, says=True):
         self.slower, self.room, self.spread, self.says, self.calls = slower, room, spread, says, 0
@@ -39,7 +44,8 @@ class Compiler:
         """Seconds and bytes."""
         kept = len(KEPT) - KEPT.index(way.remat.keep)
         luck = 1 + self.spread * (zlib.crc32(str(way).encode()) % 7) / 6
-        return self.slower * luck * way.bound, way.held + kept * self.room // way.accumulate // way.mesh.model
+        tensor = 1 + 0.5 * (way.mesh.model - 1)
+        return self.slower * luck * tensor * way.bound, way.held + kept * self.room // way.accumulate // way.mesh.model
 
     def __call__(self, way):
         self.calls += 1
@@ -105,3 +111,26 @@ def test_what_does_not_fit_rules_out_what_needs_as_much(ways):
     found = tried(ways, compiler, CHIP, compiles=len(ways))
     assert not found.plans and compiler.calls < len(ways) / 2
     assert "does not fit" in found.report()
+
+
+@pytest.mark.parametrize("room, code", [(GIB, 0), (100_000 * GIB, 1)])
+def test_the_command_compiles_its_choices_and_lists_them(monkeypatch, capsys, tmp_path, room, code):
+    compiler, asked = Compiler(1.0, room), []
+
+    def plan(experiment, topology, slices):
+        asked.append((experiment.mesh, experiment.accumulate, topology, slices))
+        (way,) = (way for way in known if way.of(experiment) == experiment)
+        return compiler(way)
+
+    monkeypatch.setattr(search, "describe", lambda topology, slices: jax.devices())
+    monkeypatch.setattr(search, "make_plan", plan)
+    found = search.choices
+    known = []
+    monkeypatch.setattr(search, "choices", lambda *given: known.extend(found(*given)) or known)
+    out = tmp_path / "plan.json"
+    args = ["plan", "configs/emoji/prior.py", "--topology", "v5e:2x4", "--search", "3", "--out", str(out)]
+    assert main([*args, "--stage.model.depth", "3"]) == code
+    said = capsys.readouterr().out
+    assert 0 < len(asked) <= 3 and {row[2:] for row in asked} == {("v5e:2x4", 1)}
+    assert out.exists() == (code == 0)
+    assert (" ms  MFU" in said) == (code == 0) and ("does not fit" in said) == (code == 1)
