@@ -44,7 +44,7 @@ def test_every_host_of_every_slice_gets_a_pod_with_its_chips(topology, accelerat
 
 
 def test_the_command_arrives_as_it_was():
-    words = ["t2i", "train", 'my "own" config.py', "--data.dataset", "$HOME: é # x"]
+    words = ["t2i", "train", 'my "own" config.py', "--data.dataset", "$HOME: é # x", "both ' and \" \\n"]
     assert pod(jobset("mine", "v5e:4x4", *words))["containers"][0]["command"] == words
 
 

@@ -13,7 +13,7 @@ from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training import search
 from t2i_jax.training.plan import DoesNotFit, Plan
-from t2i_jax.training.search import KEPT, choices, tried
+from t2i_jax.training.search import KEPT, Choice, choices, tried
 
 CHIP = CHIPS["v5e"]
 GIB = 2**30
@@ -111,6 +111,14 @@ def test_what_does_not_fit_rules_out_what_needs_as_much(ways):
     found = tried(ways, compiler, CHIP, compiles=len(ways))
     assert not found.plans and compiler.calls < len(ways) / 2
     assert "does not fit" in found.report()
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_state_that_is_split_further_may_fit_where_another_did_not(says):
+    whole = Choice(Mesh(8, 1, 1), 1, Remat(()), held=12 * GIB, compute=1.0, messages=0.1)
+    split = Choice(Mesh(1, 8, 1), 1, Remat(()), held=2 * GIB, compute=1.0, messages=0.2)
+    found = tried([whole, split], Compiler(1.0, 6 * GIB, says=says), CHIP, compiles=2)
+    assert [way for way, _ in found.plans] == [split] and [way for way, _ in found.misfits] == [whole]
 
 
 @pytest.mark.parametrize("room, code", [(GIB, 0), (100_000 * GIB, 1)])
