@@ -17,7 +17,11 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from t2i_jax.types import BATCH_AXES
+from t2i_jax.types import BATCH_AXES, MODEL_AXIS
+
+
+COLUMNS = (MODEL_AXIS, BATCH_AXES[1])
+"""Axes of the mesh that split the columns of a ``few`` layer's kernel, as the table of sharding rules says."""
 
 
 @jax.custom_vjp
@@ -53,26 +57,44 @@ matmul.defvjp(_forward, _backward)
 
 def by_batch(x: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
     """``x``, its first dimension split over the batch axes of the mesh in force, where they divide it."""
-    mesh = jax.sharding.get_abstract_mesh()
-    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if ways == 1 or x.shape[0] % ways:
+    if not _divides(BATCH_AXES, x.shape[0]):
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
     return lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *free))
 
 
+def at_shards(x: Float[Array, "b n"], columns: bool) -> Float[Array, "b n"]:
+    """``x``, the rows of one replica in every device of it; its columns split as a ``few`` layer's kernel, or whole."""
+    if not (_divides(BATCH_AXES, x.shape[0]) and (not columns or _divides(COLUMNS, x.shape[1]))):
+        return x
+    return lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES[0], COLUMNS if columns else None))
+
+
+def _divides(axes: tuple[str, ...], size: int) -> bool:
+    """Whether these axes of the mesh in force split anything, and a dimension of this size evenly."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
+    return ways > 1 and size % ways == 0
+
+
 class Dense(nn.Module):
-    """``features`` outputs; parameters ``kernel`` [in, out] and ``bias`` [out], float32; computes in ``dtype``."""
+    """``features`` outputs; parameters ``kernel`` [in, out] and ``bias`` [out], float32; computes in ``dtype``.
+
+    ``few``: x is [b,i], one row an example.
+    """
 
     features: int
     dtype: str = "float32"
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    few: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        y = by_batch(matmul(by_batch(x.astype(self.dtype)), kernel.astype(self.dtype)))
+        x, kernel = by_batch(x.astype(self.dtype)), kernel.astype(self.dtype)
+        y = at_shards(matmul(at_shards(x, False), kernel), True) if self.few else matmul(x, kernel)
+        y = by_batch(y)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32).astype(self.dtype)
         return y

@@ -90,7 +90,7 @@ class MMDiT(nn.Module):
         (x, text), _ = layers(self.remat(JointBlock)(*fields, name="blocks"), (x, text), condition)
         x, _ = self.remat(JointBlock)(*fields, last=True, name="last")(x, text, condition)
 
-        scale, shift = jnp.split(zeros(2 * self.width, self.dtype, "modulation")(condition), 2, axis=-1)
+        scale, shift = jnp.split(zeros(2 * self.width, self.dtype, "modulation", few=True)(condition), 2, axis=-1)
         x = zeros(p * p * self.out_channels, self.dtype, "out")(modulate(x, shift, scale, self.dtype))
         x = rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=h // p, p=p, q=p)
         return x.astype(jnp.float32)
@@ -109,8 +109,8 @@ class JointBlock(nn.Module):
     def __call__(self, x: Stream, text: TextStream, condition: Vector) -> tuple[Stream, TextStream]:
         d, dtype = self.width, self.dtype
         dense = partial(Dense, dtype=dtype)
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(zeros(6 * d, dtype, "modulation")(condition), 6, -1)
-        given = zeros((2 if self.last else 6) * d, dtype, "context_modulation")(condition)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(zeros(6 * d, dtype, "modulation", few=True)(condition), 6, -1)
+        given = zeros((2 if self.last else 6) * d, dtype, "context_modulation", few=True)(condition)
         if self.last:
             context_scale1, context_shift1 = jnp.split(given, 2, -1)
         else:
@@ -145,9 +145,9 @@ class JointBlock(nn.Module):
         return Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(inner)
 
 
-def zeros(features: int, dtype: str, name: str) -> Dense:
+def zeros(features: int, dtype: str, name: str, few: bool = False) -> Dense:
     """A dense layer that starts at zero: a fresh network adds nothing (adaLN-zero)."""
-    return Dense(features, dtype=dtype, name=name, kernel_init=nn.initializers.zeros_init())
+    return Dense(features, dtype=dtype, name=name, kernel_init=nn.initializers.zeros_init(), few=few)
 
 
 def modulate(x: Stream, shift: Vector, scale: Vector, dtype: str) -> Stream:

@@ -29,7 +29,7 @@ _OP = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLERS = ("fusion", "call", "while", "conditional", "async-start", "custom-call")
 _MOVES_NOTHING = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all", "partition-id",
                   "while", "conditional", "call", "optimization-barrier", "async-start", "async-update", "async-done",
-                  "copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done"}  # fmt: skip
+                  "copy-done", "slice-done", *KINDS, *(f"{kind}-{end}" for kind in KINDS for end in ("start", "done"))}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Summary:
     """Custom calls by target, with how often each runs."""
     traffic: int = 0
     """Bytes between the device's memory and what computes: operands and results of whatever is not fused into another
-    operation. What lives in on-chip memory is left out, of a stack only the slice that is used counts."""
+    operation. What lives in on-chip memory is left out, of a stack only the slice that is used counts, of a message
+    that many operations carry along what is sent and what arrives, once."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
                 one = _collective(instruction, name, count, shapes, mesh)
                 channel = instruction.attribute("channel_id") or f"{name}/{instruction.name}"
                 other = seen.get(channel)  # one message may be written in each part of what hides it
+                if other is None:
+                    summary.traffic += count * _moved(instruction, one, shapes)
                 seen[channel] = one if other is None else replace(one, waits=one.waits and other.waits)
     summary.collectives = list(seen.values())
     return summary
@@ -248,31 +251,60 @@ def _traffic(instruction: _Instruction, shapes: dict[str, str], computations: di
     operands = [shapes.get(name, "") for name in instruction.operands()]
     if instruction.op == "dynamic-slice":
         return 2 * _far(instruction.type)
+    if instruction.op == "copy-start":  # its type is (to, from, …)
+        return _far(instruction.type)
+    if instruction.op == "slice-start":  # its type is ((from), to, …), and only a slice is read
+        from_, to = _SHAPE.findall(instruction.type)[:2]
+        return sum("S(" not in layout for _, _, layout in (from_, to)) * _bytes("{}[{}]".format(*to))
     if instruction.op == "dynamic-update-slice":
         return 2 * _far(operands[1])
     if instruction.op != "fusion":
         return _far(instruction.type) + sum(map(_far, operands))
     body = computations.get(instruction.attribute("calls") or "", [])
-    return _written(instruction, body) + sum(_read(i, type_, body) for i, type_ in enumerate(operands))
+    return _written(body) + sum(_read(i, type_, body, computations) for i, type_ in enumerate(operands))
 
 
-def _read(number: int, type_: str, body: list[_Instruction]) -> int:
+def _moved(instruction: _Instruction, one: Collective, shapes: dict[str, str]) -> int:
+    """Bytes that a message takes from memory and puts there."""
+    if instruction.op.endswith("-start"):
+        return _far(instruction.type)  # its type is (sent, received)
+    sent = sum(_far(shapes.get(name, "")) for name in instruction.operands())
+    return sent if one.kind == "reduce-scatter" else sent + _far(instruction.type)  # a fusion writes a scatter's share
+
+
+def _read(number: int, type_: str, body: list[_Instruction], computations: dict[str, list[_Instruction]]) -> int:
     """Bytes that a fusion reads of its operand ``number``."""
     mine = next((i.name for i in body if i.op == "parameter" and i.rest.startswith(f"{number})")), None)
-    uses = [(i, i.operands().index(mine)) for i in body if mine and mine in i.operands()]
-    if uses and all(i.op in ("dynamic-slice", "dynamic-update-slice") and place == 0 for i, place in uses):
-        return sum(_far(i.type) for i, _ in uses if i.op == "dynamic-slice") if "S(" not in type_ else 0
-    return _far(type_)
+    carry, size = _carriers(body), 0
+    for use in body:
+        for place, name in enumerate(use.operands()) if use.name not in carry else ():
+            if name != mine:
+                continue
+            if use.op == "dynamic-slice" and place == 0:
+                size += _far(use.type) if "S(" not in type_ else 0
+            elif use.op == "fusion":
+                size += _read(place, type_, computations.get(use.attribute("calls") or "", []), computations)
+            elif use.op != "dynamic-update-slice" or place:
+                return _far(type_)
+    return min(size, _far(type_))
 
 
-def _written(fusion: _Instruction, body: list[_Instruction]) -> int:
-    """Bytes that a fusion writes: of a stack that it updates in place, the new slice."""
-    types = {i.name: i.type for i in body}
-    whole = _far(fusion.type)
+def _written(body: list[_Instruction]) -> int:
+    """Bytes that a fusion writes: of a stack that it updates in place, the new slice; nothing of what it carries."""
+    made, root, carry = {i.name: i for i in body}, body[-1], _carriers(body)
+    results = [made[name] for name in root.operands()] if root.op == "tuple" else [root]
+    whole = sum(_far(i.type) for i in results if i.op != "parameter" and i.name not in carry)
     for i in body:
         if i.op == "dynamic-update-slice" and (size := _far(i.type)) <= whole:
-            whole += _far(types.get(i.operands()[1], "")) - size
+            whole += _far(made[i.operands()[1]].type) - size
     return whole
+
+
+def _carriers(body: list[_Instruction]) -> set[str]:
+    """What in a fusion belongs to a message: the message, the calls that begin and end it, the tuple that goes on."""
+    messages = {i.name for i in body if i.op in KINDS}
+    calls = {i.name for i in body if i.op == "custom-call" and messages & set(i.operands())}
+    return messages | calls | ({body[-1].name} if body[-1].op == "tuple" else set())
 
 
 def _far(type_: str) -> int:

@@ -32,6 +32,7 @@ RULES: Rules = (
     (r"(^|/)(patches|conv_in)/kernel$", P(None, "data")),  # few channels in
     (r"(^|/)conv_out/kernel$", P("data", None)),  # few channels out
     (r"(blocks|last|attention)/(context_)?((attention_)?out|fc2)/kernel$", P(("model", "data"), None)),
+    (r"(^|/)(context_)?modulation/kernel$", P(None, ("model", "data"))),  # few rows, which go to the shards
     (r"(^|/)kernel$", P("data", "model")),
 )
 

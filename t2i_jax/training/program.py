@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from t2i_jax.parallel.mesh import replicated, split_batch
+from t2i_jax.parallel.options import compiler_options
 from t2i_jax.parallel.rules import shardings
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.flops import count_jaxpr, count_kernels
@@ -73,7 +74,8 @@ def build(
         decay=experiment.ema, accumulate=experiment.accumulate, cached=frozenset(cached),
     )  # fmt: skip
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, replicated(mesh)))
+    out, options = (where, replicated(mesh)), compiler_options(mesh)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=options)
     traced = jitted.trace(state, frozen, key, inputs)
     jaxpr = traced.jaxpr.jaxpr
     begin = jax.jit(init, out_shardings=where)
