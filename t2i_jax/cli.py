@@ -95,13 +95,16 @@ def plan(args: list[str]) -> int:
     """
     if not args or args[0] in ("-h", "--help"):
         print(
-            "usage: t2i plan CONFIG --topology T [--slices N] [--search N] [--out FILE.json] [--field value ...]\n\n"
+            "usage: t2i plan CONFIG --topology T [--slices N] [--search N] [--out FILE.json] [--keep DIR]\n"
+            "                [--field value ...]\n\n"
             "CONFIG      as for `t2i train`, e.g. configs/dalle2/decoder.py; its fields are options here too\n"
             "--topology  generation and shape of a slice, e.g. v5e:16x16, v6e:16x16, v5p:8x8x8 (default v5e:16x16)\n"
             "--slices    how many such slices, joined by the data-centre network (default 1)\n"
             "--search    compile up to so many meshes, micro-batches and sets of kept values, the most promising\n"
             "            first, and list those that fit, the fastest first (default 0: plan the config as it is)\n"
-            "--out       file for the whole plan, or the fastest, as JSON (default: none)\n\n"
+            "--out       file for the whole plan, or the fastest, as JSON, and beside it a picture of its memory and\n"
+            "            time by part, as PNG (default: none)\n"
+            "--keep      directory for what was compiled, which is not compiled again (default: none)\n\n"
             "Prints memory a chip, FLOPs, every message between chips, and an estimate of time and cost. Exits with 1\n"
             "where the program does not fit. Needs the extra `plan` (libtpu), and no TPU."
         )
@@ -111,28 +114,32 @@ def plan(args: list[str]) -> int:
     slices, rest = _take(rest, "--slices", "1")
     trials, rest = _take(rest, "--search", "0")
     out, rest = _take(rest, "--out", "")
+    keep, rest = _take(rest, "--keep", "")
     if not slices.isdigit() or int(slices) < 1:
         raise UsageError(f"--slices {slices}: a whole number of at least 1")
     if not trials.isdigit():
         raise UsageError(f"--search {trials}: how many programs to compile at most, such as 10")
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for a TPU
     experiment = _experiment(config, rest, "plan")
+    from t2i_jax.training.bars import draw
     from t2i_jax.training.plan import make_plan
 
+    kept = Path(keep) if keep else None
     if int(trials):
         from t2i_jax.training.search import search
 
-        searched = search(experiment, topology, int(slices), int(trials))
+        searched = search(experiment, topology, int(slices), int(trials), kept)
         print(searched.report())
         if not searched.plans:
             return 1
         found = searched.plans[0][1]
     else:
-        found = make_plan(experiment, topology, int(slices))
+        found = make_plan(experiment, topology, int(slices), kept)
     print(found.table())
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps(found.json(), indent=1) + "\n")
+        draw(found.panels(), Path(out).with_suffix(".png"))
     return 0 if found.fits else 1
 
 

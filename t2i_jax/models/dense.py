@@ -19,7 +19,6 @@ from jaxtyping import Array, Float
 
 from t2i_jax.types import BATCH_AXES, MODEL_AXIS
 
-
 COLUMNS = (MODEL_AXIS, BATCH_AXES[1])
 """Axes of the mesh that split the columns of a ``few`` layer's kernel, as the table of sharding rules says."""
 

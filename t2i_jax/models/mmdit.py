@@ -109,8 +109,9 @@ class JointBlock(nn.Module):
     def __call__(self, x: Stream, text: TextStream, condition: Vector) -> tuple[Stream, TextStream]:
         d, dtype = self.width, self.dtype
         dense = partial(Dense, dtype=dtype)
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(zeros(6 * d, dtype, "modulation", few=True)(condition), 6, -1)
-        given = zeros((2 if self.last else 6) * d, dtype, "context_modulation", few=True)(condition)
+        conditioned = lambda parts, name: zeros(parts * d, dtype, name, few=True)(condition)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(conditioned(6, "modulation"), 6, -1)
+        given = conditioned(2 if self.last else 6, "context_modulation")
         if self.last:
             context_scale1, context_shift1 = jnp.split(given, 2, -1)
         else:

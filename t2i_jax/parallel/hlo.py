@@ -27,9 +27,27 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _OP = re.compile(r"\s*([a-z][\w\-]*)\(")
 _CALLERS = ("fusion", "call", "while", "conditional", "async-start", "custom-call")
-_MOVES_NOTHING = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all", "partition-id",
-                  "while", "conditional", "call", "optimization-barrier", "async-start", "async-update", "async-done",
-                  "copy-done", "slice-done", *KINDS, *(f"{kind}-{end}" for kind in KINDS for end in ("start", "done"))}
+_MOVES_NOTHING = {
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "constant",
+    "iota",
+    "after-all",
+    "partition-id",
+    "while",
+    "conditional",
+    "call",
+    "optimization-barrier",
+    "async-start",
+    "async-update",
+    "async-done",
+    "copy-done",
+    "slice-done",
+    *KINDS,
+    *(f"{kind}-{end}" for kind in KINDS for end in ("start", "done")),
+}
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ Times are estimates: a roofline over the chip's data sheet (``parallel/chips.py`
 import dataclasses
 import math
 import re
-import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,9 +22,13 @@ from t2i_jax.models.remat import Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.hlo import Collective, Summary, read
 from t2i_jax.parallel.mesh import Mesh, check_batch
+from t2i_jax.parallel.options import compiler_options
 from t2i_jax.parallel.topology import describe
+from t2i_jax.training.bars import Panel
+from t2i_jax.training.compiled import Compiled, compiled
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.minimum import held, least_memory, least_messages
 from t2i_jax.training.program import Program, build
 
 ASSUMPTIONS = (
@@ -51,6 +55,10 @@ class Plan:
     """Bytes by part: "params", "ema", "moments", "frozen", "batch", then "temporaries", "code" and "peak"."""
     usable: int
     """Bytes that a program may use."""
+    least: dict[str, int]
+    """Bytes that any program needs (``minimum.least_memory``), by part."""
+    least_messages: int
+    """Bytes of fully sharded data parallelism's messages over ``data`` in a step."""
     model_flops: int
     """Of the whole step on all chips, nothing recomputed."""
     flops: int
@@ -60,6 +68,8 @@ class Plan:
     collectives: tuple[Collective, ...]
     warnings: tuple[str, ...]
     compile_seconds: float
+    compile_bytes: int
+    """Largest memory of the process that compiled."""
 
     @property
     def chips(self) -> int:
@@ -74,7 +84,7 @@ class Plan:
         return self.memory["peak"] <= self.usable
 
     def seconds(self) -> dict[str, float]:
-        """Roofline of a step: what each part would take alone, then "step", all together."""
+        """Roofline of a step: what each part would take alone; "waits", messages that nothing hides; "step", all."""
         chip = self.chip
         compute, memory = self.flops / self.chips / chip.flops, self.traffic / chip.bandwidth
         spent: dict[tuple[str, bool], float] = defaultdict(float)
@@ -84,13 +94,39 @@ class Plan:
             spent["DCN" if network else "ICI", one.waits] += one.times * one.wire / rate
         links = {name: spent[name, True] + spent[name, False] for name in ("ICI", "DCN")}
         hidden = max(compute, memory, spent["ICI", False], spent["DCN", False])
-        step = hidden + spent["ICI", True] + spent["DCN", True]
-        return {"compute": compute, "memory": memory, **links, "step": step}
+        waits = spent["ICI", True] + spent["DCN", True]
+        return {"compute": compute, "memory": memory, **links, "waits": waits, "step": hidden + waits}
 
     @property
     def mfu(self) -> float:
         """Model FLOPs that a step of this length does, as share of the peak."""
         return self.model_flops / self.chips / self.chip.flops / self.seconds()["step"]
+
+    @property
+    def ratios(self) -> dict[str, float | None]:
+        """Memory over the least, FLOPs over the model's, messages over ``data`` over the least; None: there are none.
+
+        A sum of which every chip keeps all counts as a scatter and a gather.
+        """
+        sent = sum(one.times * one.wire for one in self.collectives if "data" in one.axes)
+        ways = self.mesh["data"]
+        least = self.least_messages * (ways - 1) / ways
+        return {
+            "memory": self.memory["peak"] / sum(self.least.values()),
+            "flops": self.flops / self.model_flops,
+            "messages": sent / least if least else None,
+        }
+
+    def panels(self) -> list[Panel]:
+        """Memory and time by part, to be drawn."""
+        gib, seconds = 2**30, self.seconds()
+        memory = {name: size / gib for name, size in self.memory.items() if name != "peak"}
+        least = {name: size / gib for name, size in self.least.items()}
+        times = {name: {name: 1e3 * value} for name, value in seconds.items() if value}
+        return [
+            Panel("memory a chip", "GiB", {"as compiled": memory, "the least": least}, self.usable / gib),
+            Panel("a step, estimated: each part alone, and all together", "ms", times),
+        ]
 
     def messages(self) -> list[tuple[str, str, int, int, int, bool]]:
         """Kind, axes, how many, their bytes and bytes on the wire in a step, whether they wait; the largest first."""
@@ -109,7 +145,7 @@ class Plan:
         names = ("kind", "axes", "count", "bytes", "wire_bytes", "waits")
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "collectives"}
         return plain | {
-            "chips": self.chips, "fits": self.fits, "seconds": seconds, "mfu": self.mfu,
+            "chips": self.chips, "fits": self.fits, "seconds": seconds, "mfu": self.mfu, "ratios": self.ratios,
             "images_per_second": self.batch / seconds["step"], "hours": self.steps * seconds["step"] / 3600,
             "chip_hours": self.chips * self.steps * seconds["step"] / 3600,
             "collectives": [dict(zip(names, row)) for row in self.messages()], "assumptions": ASSUMPTIONS,
@@ -122,24 +158,26 @@ class Plan:
         slices = f"{self.slices} slices of " if self.slices > 1 else ""
         parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in self.memory.items() if name != "peak")
         verdict = "fits" if self.fits else "DOES NOT FIT"
-        hours = self.steps * seconds["step"] / 3600
+        hours, ratios = self.steps * seconds["step"] / 3600, self.ratios
         lines = [
             f"{self.stage} on {slices}{self.topology} ({self.chips} chips), mesh {mesh}, batch {self.batch}",
             f"parameters   {self.parameters / 1e6:,.0f} million",
             f"memory       {self.memory['peak'] / gib:.2f} of {self.usable / gib:.2f} GiB a chip: {verdict}",
             f"             {parts}",
-            f"FLOPs        {self.flops:.3e} a step as compiled, {self.flops / self.model_flops:.2f} of the model's",
+            f"             {ratios['memory']:.2f} of the least, {sum(self.least.values()) / gib:.2f} GiB",
+            f"FLOPs        {self.flops:.3e} a step as compiled, {ratios['flops']:.2f} of the model's",
             *(
                 f"messages     {kind} over {axes}: {count} a step, {size / 1e9:.2f} GB, {wire / 1e9:.2f} GB on the wire"
                 f"{', nothing hides them' if waits else ''}"
                 for kind, axes, count, size, wire, waits in self.messages()
             ),
+            *([f"             {ratios['messages']:.2f} of the least over data"] if ratios["messages"] else []),
             "estimate     " + ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()),
             f"             MFU {self.mfu:.0%}, {self.batch / seconds['step']:,.0f} images/s, {self.steps:,} steps in "
             f"{hours:,.0f} h = {hours * self.chips:,.0f} chip-hours",
             *(f"assumed      {text}" for text in ASSUMPTIONS),
             *(f"warning      {text}" for text in self.warnings),
-            f"compiled in {self.compile_seconds:.0f} s",
+            f"compiled in {self.compile_seconds:.0f} s with {self.compile_bytes / gib:.1f} GiB",
         ]
         return "\n".join(lines)
 
@@ -153,11 +191,12 @@ class DoesNotFit(ValueError):
         """Bytes of a chip that the program would use."""
 
 
-def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
+def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path | None = None) -> Plan:
     """Compile ``experiment``'s step for ``slices`` slices of ``topology`` and say what it takes.
 
-    Raises ValueError where the mesh, the batch or a leaf does not fit the devices, or libtpu knows no such topology,
-    and DoesNotFit where the compiler finds no way to make the program small enough for the memory.
+    ``keep``: directory of what was compiled before, not to be compiled again. Raises ValueError where the mesh, the
+    batch or a leaf does not fit the devices, or libtpu knows no such topology, and DoesNotFit where the compiler finds
+    no way to make the program small enough for the memory.
     """
     if topology.split(":")[0] not in CHIPS:
         raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")
@@ -165,31 +204,27 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1) -> Plan:
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
     key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment.data)
     frozen = jax.eval_shape(experiment.stage.expects, key, batch) if experiment.stage.reads else {}
-    started = time.monotonic()
     with jax.set_mesh(mesh):
         program = build(experiment, mesh, frozen, batch, {})
-        compiled = _compile(program, key)
-    seconds = time.monotonic() - started
-    summary = read(compiled.as_text(), dict(mesh.shape))
-    stats = compiled.memory_analysis()
+        done = _compile(program, key, f"{slices} x {topology} {compiler_options(mesh)}", keep)
+    summary = read(done.text, dict(mesh.shape))
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
-    memory = held(program) | {"temporaries": stats.temp_size_in_bytes, "code": stats.generated_code_size_in_bytes}
-    memory["peak"] = (
-        stats.argument_size_in_bytes + stats.temp_size_in_bytes + stats.output_size_in_bytes
-        - stats.alias_size_in_bytes + stats.generated_code_size_in_bytes
-    )  # fmt: skip
+    held_now = held(program)
     return Plan(
         experiment.stage.name, topology, slices, dict(mesh.shape), experiment.data.batch, experiment.steps,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
-        memory=memory, usable=int(CHIPS[topology.split(":")[0]].usable), model_flops=plain.flops,
+        memory=held_now | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
+        usable=int(CHIPS[topology.split(":")[0]].usable), least=least_memory(experiment, program, mesh),
+        least_messages=least_messages(program, experiment.accumulate), model_flops=plain.flops,
         flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic,
-        collectives=tuple(summary.collectives), warnings=tuple(warnings(summary)), compile_seconds=seconds,
+        collectives=tuple(summary.collectives), warnings=tuple(warnings(summary) + _given(done, held_now)),
+        compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
 
 
-def _compile(program: Program, key: jax.Array) -> jax.stages.Compiled:
+def _compile(program: Program, key: jax.Array, where: str, keep: Path | None) -> Compiled:
     try:
-        return program.step.lower(program.state, program.frozen, key, program.batch).compile()
+        return compiled(program.step, (program.state, program.frozen, key, program.batch), where, keep)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -202,23 +237,18 @@ def _compile(program: Program, key: jax.Array) -> jax.stages.Compiled:
         ) from error
 
 
+def _given(done: Compiled, held_now: dict[str, int]) -> list[str]:
+    """A warning where the new state does not take the old one's place."""
+    state = sum(held_now[name] for name in ("params", "ema", "moments"))
+    if done.aliased >= state:
+        return []
+    return [f"only {done.aliased / 2**20:.0f} of the state's {state / 2**20:.0f} MiB are updated in place"]
+
+
 def _used(text: str) -> int:
     """Bytes that the compiler says a program too large would use; 0 where it doesn't say."""
     found = re.search(r"Used ([\d.]+)([KMGT])", text)
     return round(float(found.group(1)) * 2 ** (10 * (1 + "KMGT".index(found.group(2))))) if found else 0
-
-
-def held(program: Program) -> dict[str, int]:
-    """Bytes of one device's share of what a step is given, by part."""
-    state = program.state
-    parts = {"params": state.params, "ema": state.ema, "moments": state.opt_state, "frozen": program.frozen}
-    return {name: shard_bytes(tree) for name, tree in (parts | {"batch": program.batch}).items()}
-
-
-def shard_bytes(tree: Any) -> int:
-    """Bytes of one device's shards of a tree of ShapeDtypeStructs that carry their shardings."""
-    size = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
-    return sum(one.size * one.dtype.itemsize for one in map(size, jax.tree.leaves(tree)))
 
 
 def whole(value: Any) -> Any:

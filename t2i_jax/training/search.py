@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +26,8 @@ from t2i_jax.parallel.rules import shardings
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import batch_shapes
-from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, shard_bytes, with_remat
+from t2i_jax.training.minimum import HALF, shard_bytes
+from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, with_remat
 from t2i_jax.training.program import build, placed
 
 KEPT = ((ALL,), (QKV, MIXED, INNER), (QKV, MIXED), (MIXED,), ())
@@ -34,8 +36,6 @@ PARTS = (1, 2, 4, 8, 16)
 """Micro-batches that it tries to split a batch into."""
 TENSOR = (1, 2, 4, 8)
 """Sizes of the ``model`` axis that it tries."""
-HALF = 2
-"""Bytes of a parameter, or of its gradient, in a message."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,16 @@ class Found:
         return "\n".join(rows + ([f"{self.left} more were not tried"] if self.left else []))
 
 
-def search(experiment: Experiment, topology: str, slices: int = 1, compiles: int = 10) -> Found:
+def search(
+    experiment: Experiment, topology: str, slices: int = 1, compiles: int = 10, keep: Path | None = None
+) -> Found:
     """Compile at most ``compiles`` ways to train ``experiment`` on ``slices`` slices of ``topology``.
 
+    ``keep``: directory of what was compiled before.
     Raises ValueError where no choice fits the devices at all, or libtpu knows no such topology.
     """
     ways = choices(experiment, topology, describe(topology, slices), slices)
-    plan = lambda way: make_plan(way.of(experiment), topology, slices)
+    plan = lambda way: make_plan(way.of(experiment), topology, slices, keep)
     return tried(ways, plan, CHIPS[topology.split(":")[0]], compiles)
 
 

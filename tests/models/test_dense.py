@@ -1,13 +1,17 @@
 """The dense layer is flax's, gradient included."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t2i_jax.models.dense import Dense, by_batch
+from t2i_jax.parallel.hlo import read
 from t2i_jax.parallel.mesh import Mesh, split_batch
 
 
@@ -49,3 +53,20 @@ def test_a_batch_is_split_where_the_mesh_divides_it(rows, splits):
     assert not constrained()
     with jax.set_mesh(Mesh(replica=2, data=4).build()):
         assert constrained() == splits
+
+
+def test_few_rows_go_to_the_kernel_which_stays_where_it_is():
+    """Nothing as large as the kernel travels, forward or back, and the result is that of one device."""
+    mesh, dense = Mesh(replica=2, data=4).build(), Dense(512, few=True)
+    x, target = (jax.random.normal(jax.random.key(i), (16, n)) for i, n in enumerate((256, 512)))
+    params = dense.init(jax.random.key(2), x)
+    run = jax.jit(jax.value_and_grad(lambda p, x: (dense.apply(p, x) * target).sum(), argnums=(0, 1)))
+    alone = run(params, x)
+    where = {"params": {"kernel": NamedSharding(mesh, P(None, "data")), "bias": NamedSharding(mesh, P())}}
+    split = jax.device_put(params, where), jax.device_put(x, split_batch(mesh))
+    with jax.set_mesh(mesh):
+        text = run.lower(*split).compile().as_text()
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-4), run(*split), alone)
+    messages = [one for one in read(text, dict(mesh.shape)).collectives if "data" in one.axes]
+    assert messages
+    assert max(one.bytes for one in messages) <= 16 * 512 * 4 < 256 * 512 * 4 / 2

@@ -18,7 +18,8 @@ from t2i_jax.parallel.hlo import Collective, Summary
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training.flops import count_flops, count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
-from t2i_jax.training.plan import Plan, held, warnings, whole
+from t2i_jax.training.minimum import held
+from t2i_jax.training.plan import Plan, warnings, whole
 from t2i_jax.training.program import build
 
 GATHER = Collective("all-gather", ("data",), 16, 2**30, 10, False, "blocks")
@@ -72,6 +73,7 @@ def plan(**changes):
         stage="decoder", topology="v5e:16x16", slices=1, mesh={"replica": 16, "data": 16, "model": 1}, batch=2048,
         steps=100, parameters=10, memory={"params": 1, "peak": 2**30}, usable=2**34, model_flops=256 * 10**14,
         flops=256 * 197 * 10**12, traffic=10**9, collectives=(), warnings=(), compile_seconds=1.0,
+        compile_bytes=2**30, least={"params": 2**29}, least_messages=2**31,
     )  # fmt: skip
     return Plan(**values | changes)
 

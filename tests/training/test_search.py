@@ -56,7 +56,7 @@ class Compiler:
         return Plan(
             stage="prior", topology="v5e:2x4", slices=1, mesh={"replica": 1, "data": 8, "model": 1}, batch=256, steps=1,
             parameters=1, memory={"peak": needed}, usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0,
-            collectives=(), warnings=(), compile_seconds=0.0,
+            collectives=(), warnings=(), compile_seconds=0.0, compile_bytes=0, least={"params": 1}, least_messages=1,
         )  # fmt: skip
 
 

@@ -1,0 +1,166 @@
+"""Plans of the paper-size configs on TPUs that are named below, as one table: docs/plan.md.
+
+    python -m benchmarks.plan_report [--only decoder,prior] [--topologies v5e:16x16] [--table]
+
+Each plan is ``t2i plan`` in a process of its own and leaves docs/plan/NAME.json. A plan is made again only where the
+sources or the versions it came from have changed; what the compiler made stays in build/plan and is compiled again only
+where the program itself has changed, so the command can be stopped and started again. ``--table`` writes the table from
+the plans that there are. Needs libtpu, which one process at a time may hold, and no TPU.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from t2i_jax.training.bars import Panel, draw
+
+ROOT = Path(__file__).parents[1]
+PLANS, KEPT = ROOT / "docs/plan", ROOT / "build/plan"
+CONFIGS = ("vae", "clip", "prior", "decoder", "upsampler256", "upsampler1024")
+TOPOLOGIES = (("v5e:16x16", 1), ("v6e:16x16", 1), ("v5p:8x8x8", 1), ("v5p:8x8x8", 4))
+ROOMS = ("models", "stages", "diffusion", "training", "parallel")
+"""Rooms of the library whose code decides a plan."""
+GIB = 2**30
+COLUMNS = (
+    "config", "mesh", "batch", "parameters", "GiB a chip: state + rest", "of HBM", "of the least", "FLOPs", "messages",
+    "step: compute, memory, links, network → all", "MFU", "images/s", "hours", "chip-hours", "compiled",
+)  # fmt: skip
+TEXT = """# What the paper-size configs need, and what a step would take
+
+Made by `make plan-report` from the TPU compiler's own programs; no TPU ran. **Times, MFU and hours are estimates**, a
+roofline with the assumptions below. Every row's whole plan, with each kind of message and the warnings, is a JSON file
+in [docs/plan](plan), with its picture beside it. Compiled by libtpu {libtpu}, JAX {jax}.
+
+- *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
+  besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
+  (`t2i_jax/training/minimum.py`).
+- *FLOPs*: as compiled over the model's own, nothing recomputed.
+- *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
+  parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
+- *Step*, in ms: what each part would take alone, and all together.
+
+{assumptions}
+
+{tables}
+![memory and time by part](plan/overview.png)
+"""
+
+
+def name(config: str, topology: str, slices: int) -> str:
+    """Of a plan's file."""
+    return f"{config}-{topology.replace(':', '-')}" + (f"-{slices}-slices" if slices > 1 else "")
+
+
+def sources() -> str:
+    """Digest of all that a plan depends on: the code of the rooms that decide it, configs and versions."""
+    files = [path for room in ROOMS for path in sorted((ROOT / "t2i_jax" / room).glob("*.py"))]
+    digest = hashlib.sha256(versions("jax", "jaxlib", "flax", "optax", "libtpu").encode())
+    for path in [*files, *sorted((ROOT / "configs/dalle2").glob("*.py"))]:
+        digest.update(_without_docstring(path.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def versions(*names: str) -> str:
+    found = []
+    for one in names:
+        try:
+            found.append(f"{one} {version(one)}")
+        except PackageNotFoundError:
+            found.append(f"{one} none")
+    return ", ".join(found)
+
+
+def _without_docstring(text: str) -> str:
+    """A module's text without what it says of itself: a config's figures come from its plan."""
+    return text.split('"""', 2)[2] if text.startswith('"""') else text
+
+
+def make(config: str, topology: str, slices: int) -> None:
+    """Plan one config in a process of its own, unless its file is of these sources."""
+    out, now = PLANS / f"{name(config, topology, slices)}.json", sources()
+    if out.exists() and json.loads(out.read_text()).get("sources") == now:
+        return
+    print(f"{out.stem} …", flush=True)
+    command = [sys.executable, "-m", "t2i_jax.cli", "plan", f"configs/dalle2/{config}.py", "--topology", topology,
+               "--slices", str(slices), "--out", str(out), "--keep", str(KEPT)]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 2 or not out.exists() or (done.returncode and "DOES NOT FIT" not in done.stdout):
+        print(done.stdout + done.stderr, file=sys.stderr)
+        return
+    out.write_text(json.dumps(json.loads(out.read_text()) | {"sources": now}, indent=1) + "\n")
+    print(
+        "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("warning", "assumed"))), flush=True
+    )
+
+
+def row(config: str, plan: dict) -> list[str]:
+    """One plan's cells."""
+    memory, seconds, ratios = plan["memory"], plan["seconds"], plan["ratios"]
+    given = sum(memory[part] for part in ("params", "ema", "moments", "frozen", "batch"))
+    mesh = "×".join(str(size) for size in plan["mesh"].values())
+    times = ", ".join(f"{1e3 * seconds[part]:.0f}" for part in ("compute", "memory", "ICI", "DCN"))
+    messages = ratios["messages"]
+    return [
+        config, mesh, f"{plan['batch']:,}", f"{plan['parameters'] / 1e6:,.0f} M",
+        f"{given / GIB:.2f} + {(memory['peak'] - given) / GIB:.2f}" + ("" if plan["fits"] else " **does not fit**"),
+        f"{memory['peak'] / plan['usable']:.0%}", f"{ratios['memory']:.2f}", f"{ratios['flops']:.2f}",
+        "–" if messages is None else f"{messages:.2f}", f"{times} → {1e3 * seconds['step']:.0f}", f"{plan['mfu']:.0%}",
+        f"{plan['images_per_second']:,.0f}", f"{plan['hours']:,.0f}", f"{plan['chip_hours']:,.0f}",
+        f"{plan['compile_seconds']:.0f} s, {plan['compile_bytes'] / GIB:.1f} GiB",
+    ]  # fmt: skip
+
+
+def report() -> None:
+    """docs/plan.md and its picture, from the plans that there are."""
+    tables, assumptions, bars = [], (), ({}, {})
+    for topology, slices in TOPOLOGIES:
+        rows, missing = [], []
+        for config in CONFIGS:
+            path = PLANS / f"{name(config, topology, slices)}.json"
+            if not path.exists():
+                missing.append(config)
+                continue
+            plan = json.loads(path.read_text())
+            assumptions = plan["assumptions"]
+            rows.append(row(config, plan))
+            label, seconds = f"{config} {topology}" + (f" ×{slices}" if slices > 1 else ""), plan["seconds"]
+            bars[0][label] = {part: size / GIB for part, size in plan["memory"].items() if part != "peak"}
+            hidden = seconds["step"] - seconds["waits"]
+            bars[1][label] = {
+                "products": 1e3 * seconds["compute"],
+                "memory or messages beyond them": 1e3 * (hidden - seconds["compute"]),
+                "messages that wait": 1e3 * seconds["waits"],
+            }
+        lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+        where = f"{slices} slices of {topology}" if slices > 1 else topology
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if rows else ""
+        lack = f"\nNot planned yet: {', '.join(missing)}.\n" if missing else ""
+        tables.append(f"## {where}\n\nMesh: replica × data × model.\n\n{table}\n{lack}")
+    listed = "\n".join(f"- {text}" for text in assumptions)
+    jax, libtpu = (versions(one).split()[1] for one in ("jax", "libtpu"))
+    text = TEXT.format(jax=jax, libtpu=libtpu, assumptions=f"Assumed:\n\n{listed}", tables="\n".join(tables))
+    (ROOT / "docs/plan.md").write_text(text, encoding="utf-8")
+    draw([Panel("memory a chip", "GiB", bars[0]), Panel("a step, estimated", "ms", bars[1])], PLANS / "overview.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(CONFIGS), help="configs, by commas")
+    parser.add_argument("--topologies", default="", help="topologies, by commas; 4xv5p:8x8x8 for slices (default: all)")
+    parser.add_argument("--table", action="store_true", help="compile nothing")
+    given = parser.parse_args()
+    wanted = given.topologies.split(",") if given.topologies else []
+    for topology, slices in TOPOLOGIES if not given.table else ():
+        if not wanted or (topology if slices == 1 else f"{slices}x{topology}") in wanted:
+            for config in given.only.split(","):
+                make(config, topology, slices)
+                report()
+    report()
+
+
+if __name__ == "__main__":
+    main()

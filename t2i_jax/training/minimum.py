@@ -1,0 +1,136 @@
+"""The least that a step must hold and send: what a plan's figures are compared with.
+
+Memory: a chip's shares of the state, the frozen parameters, the batch and the gradients; what the policy keeps from the
+forward to the backward pass; and one layer at work, its kernels whole and the outcomes of its products.
+Messages: those of fully sharded data parallelism, two gathers of each parameter and one scatter of its gradient, and
+one gather of each frozen parameter that is used.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.program import Program
+from t2i_jax.types import BATCH_AXES
+
+HALF = 2
+"""Bytes of a parameter, or of its gradient, in a message."""
+
+
+def held(program: Program) -> dict[str, int]:
+    """Bytes of one device's share of what a step is given, by part."""
+    state = program.state
+    parts = {"params": state.params, "ema": state.ema, "moments": state.opt_state, "frozen": program.frozen}
+    return {name: shard_bytes(tree) for name, tree in (parts | {"batch": program.batch}).items()}
+
+
+def shard_bytes(tree: Any) -> int:
+    """Bytes of one device's shards of a tree of ShapeDtypeStructs that carry their shardings."""
+    size = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+    return sum(one.size * one.dtype.itemsize for one in map(size, jax.tree.leaves(tree)))
+
+
+def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Mesh) -> dict[str, int]:
+    """Bytes of one chip, by part."""
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    with jax.set_mesh(mesh):
+        loss = _Loss(experiment, program)
+        kept = 2 * (loss.kept(loss.rows) - loss.kept(loss.rows // 2))
+        layer = max((_at_work(body, ways, mesh) for body in _layers(loss.jaxpr())), default=0)
+    return held(program) | {
+        "gradients": shard_bytes(program.state.params),
+        "kept": kept // ways,
+        "layer": layer,
+    }
+
+
+def least_messages(program: Program, parts: int) -> int:
+    """Bytes that a chip's gathers and scatters over ``data`` give or take in a step of ``parts`` micro-batches."""
+    split = lambda tree: sum(
+        HALF * leaf.size for leaf in jax.tree.leaves(tree) if leaf.sharding.shard_shape(leaf.shape) != leaf.shape
+    )
+    return parts * (3 * split(program.state.params) + split(_used(program)))
+
+
+def _used(program: Program) -> list[jax.ShapeDtypeStruct]:
+    """The frozen parameters that the step reads."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    jaxpr = program.step.trace(program.state, program.frozen, key, program.batch).jaxpr.jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    before, leaves = len(jax.tree.leaves(program.state)), jax.tree.leaves(program.frozen)
+    return [leaf for leaf, wanted in zip(leaves, used[before:]) if wanted]
+
+
+class _Loss:
+    """An experiment's loss of one micro-batch, with features made within."""
+
+    def __init__(self, experiment: Experiment, program: Program):
+        self.stage, self.program = experiment.stage, program
+        self.rows = experiment.data.batch // experiment.accumulate
+
+    def kept(self, rows: int) -> int:
+        """Bytes that the backward pass of ``rows`` examples needs of the forward pass, on all chips, constants too."""
+
+        def back(params: Any, frozen: Any, key: Any, batch: Any) -> Any:
+            given = batch | self.stage.features(frozen, batch)
+            return jax.vjp(lambda params: self.stage.loss(params, frozen, key, given)[0], params)[1]
+
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(back, *self._shapes(rows))))
+
+    def jaxpr(self) -> core.Jaxpr:
+        """The loss, traced."""
+
+        def loss(params: Any, frozen: Any, key: Any, batch: Any) -> Any:
+            return self.stage.loss(params, frozen, key, batch | self.stage.features(frozen, batch))[0]
+
+        return jax.make_jaxpr(loss)(*self._shapes(self.rows)).jaxpr
+
+    def _shapes(self, rows: int) -> tuple:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        part = lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
+        return self.program.state.params, self.program.frozen, key, jax.tree.map(part, self.program.batch)
+
+
+def _layers(jaxpr: core.Jaxpr) -> Iterator[core.Jaxpr]:
+    """Bodies of what is computed again in the backward pass, wherever in ``jaxpr`` they stand."""
+    for eqn in jaxpr.eqns:
+        for inner in _inside(eqn):
+            if eqn.primitive.name == "remat2":
+                yield inner
+            else:
+                yield from _layers(inner)
+
+
+def _at_work(body: core.Jaxpr, ways: int, mesh: jax.sharding.Mesh) -> int:
+    """Bytes of a chip while a layer's gradient is computed: kernels whole, and the largest one's gradient; outcomes."""
+    kernels, outcomes = [], 0
+    for eqn in _products(body):
+        right, out = eqn.invars[1].aval, eqn.outvars[0].aval
+        outcomes += out.size * out.dtype.itemsize // ways
+        if eqn.primitive.name == "conv_general_dilated" or not eqn.params["dimension_numbers"][1][0]:
+            rows = eqn.invars[0].aval.size // mesh.shape[BATCH_AXES[0]] if out.ndim == 2 else math.inf
+            kernels.append(min(right.size, rows) * right.dtype.itemsize)  # few rows go to the kernel
+    return outcomes + sum(kernels) + max(kernels, default=0)
+
+
+def _products(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield eqn
+        elif eqn.primitive.name != "pallas_call":
+            for inner in _inside(eqn):
+                yield from _products(inner)
+
+
+def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item

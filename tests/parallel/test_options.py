@@ -1,0 +1,34 @@
+"""Only TPUs' compiler is told more than the program."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import jax
+import pytest
+
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.options import compiler_options
+
+COMPILE = """
+import jax
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.options import TPU, compiler_options
+from t2i_jax.parallel.topology import describe
+mesh = Mesh().build(describe("v5e:2x2"))
+options = compiler_options(mesh)
+assert options == TPU, options
+where = jax.NamedSharding(mesh, jax.P("data"))
+shape = jax.ShapeDtypeStruct((8,), "float32", sharding=where)
+jax.jit(lambda x: 2 * x, compiler_options=options).lower(shape).compile()
+"""
+
+
+def test_a_cpu_is_told_nothing():
+    assert compiler_options(Mesh().build(jax.devices())) == {}
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="the TPU compiler is not installed (extra plan)")
+def test_the_tpu_compiler_knows_every_option():
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,63 @@
+"""The least that a step must hold and send, against what can be counted by hand."""
+
+import dataclasses
+import importlib
+
+import jax
+import pytest
+
+from t2i_jax.models.remat import Remat
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.minimum import least_memory, least_messages
+from t2i_jax.training.plan import with_remat
+from t2i_jax.training.program import build
+
+BATCH = 16
+
+
+def made(name="prior", remat=None, **mesh):
+    """A small experiment on eight devices, its program and their mesh."""
+    one = importlib.import_module(f"configs.emoji.{name}").config()
+    one = dataclasses.replace(with_remat(one, remat or Remat(())), data=dataclasses.replace(one.data, batch=BATCH))
+    built = Mesh(**mesh).build()
+    key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(one.data)
+    frozen = jax.eval_shape(one.stage.expects, key, batch)
+    with jax.set_mesh(built):
+        return one, build(one, built, frozen, batch, {}), built
+
+
+def test_what_a_layer_passes_on_is_kept_and_its_kernels_are_whole():
+    one, program, mesh = made(data=8)
+    model, least = one.stage.model, least_memory(one, program, mesh)
+    tokens = model.context + 4
+    stream = BATCH // 8 * tokens * model.width * 4
+    assert model.depth * stream <= least["kept"] < (model.depth + 4) * stream
+    kernels = (3 + 1 + 4 + 4) * model.width**2 * 4
+    outcomes = (3 + 1 + 4 + 1) * stream
+    assert kernels + outcomes < least["layer"] < 2 * (kernels + outcomes)
+    assert least["gradients"] == least["params"]
+
+
+def test_whoever_keeps_more_needs_more():
+    kept = [least_memory(*made(remat=remat, data=8))["kept"] for remat in (Remat(()), Remat(("inner",)), Remat())]
+    assert kept[0] < kept[1] < kept[2]
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_split_parameter_is_gathered_twice_and_scattered_once(parts):
+    _, program, _ = made(data=8)
+    split = [leaf for leaf in jax.tree.leaves(program.state.params) if not leaf.sharding.is_fully_replicated]
+    messages = 3 * 2 * sum(leaf.size for leaf in split)
+    frozen = least_messages(program, parts) / parts - messages
+    clip = sum(leaf.size for leaf in jax.tree.leaves(program.frozen))
+    assert 0 < frozen <= 2 * clip
+    assert split
+
+
+def test_a_frozen_stage_that_is_not_read_costs_no_message():
+    """The decoder reads the words' table, and none of the text tower's layers."""
+    _, program, _ = made("decoder", data=8)
+    everything = sum(2 * leaf.size for leaf in jax.tree.leaves(program.frozen) if not leaf.sharding.is_fully_replicated)
+    own = sum(2 * leaf.size for leaf in jax.tree.leaves(program.state.params) if not leaf.sharding.is_fully_replicated)
+    assert 0 < least_messages(program, 1) - 3 * own < everything
