@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-interop stress lint bench clean distclean
+.PHONY: help demo test test-interop stress lint bench plan-report clean distclean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,9 +12,10 @@ PYV := $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_info[:2])' 2
 LOCK := constraints/py$(PYV).txt
 READY := $(VENV)/.ready-$(PYV)
 INTEROP := $(VENV)/.interop-$(PYV)
+PLAN := $(VENV)/.plan-$(PYV)
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check --no-input
 WORKERS ?= 2
-BENCHMARKS ?= $(filter-out __init__ measure judge,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS ?= $(filter-out __init__ measure judge plan_report,$(basename $(notdir $(wildcard benchmarks/*.py))))
 ARGS ?=
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo 'make stress        runs all tests, also the slow ones, with 20 times as many random examples'
 	@echo 'make lint          runs ruff'
 	@echo 'make bench         measures a training step against PyTorch (installs it)'
+	@echo 'make plan-report   plans the paper-size configs for TPUs (installs their compiler): hours, then what changed'
 	@echo 'make clean         removes build products; distclean removes the virtual environment too'
 
 demo: $(READY)
@@ -44,6 +46,9 @@ lint: $(READY)
 bench: $(INTEROP)
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
+plan-report: $(PLAN)
+	$(BIN)/python -m benchmarks.plan_report $(ARGS)
+
 $(READY): setup.py $(wildcard $(LOCK))
 	@case "$(PYV)" in \
 	  311|312|313) ;; \
@@ -59,6 +64,10 @@ $(READY): setup.py $(wildcard $(LOCK))
 
 $(INTEROP): $(READY) $(wildcard constraints/py$(PYV)-interop.txt)
 	$(PIP) install --quiet --constraint $(LOCK) --constraint constraints/py$(PYV)-interop.txt --editable '.[dev,interop]'
+	@touch $@
+
+$(PLAN): $(READY)
+	$(PIP) install --quiet --constraint $(LOCK) --editable '.[dev,plan]'
 	@touch $@
 
 clean:

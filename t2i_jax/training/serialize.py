@@ -10,6 +10,7 @@ that are defined inside ``t2i_jax`` (and those a caller passes in): no pickle, n
 import dataclasses
 import difflib
 import importlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,10 +59,23 @@ def decode(data: Json, classes: tuple[type, ...] = (), where: str = "config") ->
     for name in values:
         if name not in known:
             raise ConfigError(f"{where}: {data['class']} has no field {name!r}{_suggestion(name, known)}")
+    _check_kinds(kind, values, where)
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {data['class']} cannot be built: {error}") from error
+
+
+def _check_kinds(kind: type, values: dict[str, Any], where: str) -> None:
+    """Raise ConfigError where a plain value stands for what is a dataclass by now (``remat`` was a switch once)."""
+    for field in dataclasses.fields(kind):
+        value = values.get(field.name)
+        if dataclasses.is_dataclass(field.default) and isinstance(value, bool | int | float | str):
+            raise ConfigError(
+                f"{where}.{field.name} is {json.dumps(value)}, where this version of t2i_jax has a "
+                f"{type(field.default).__name__}: the run was trained by another version. Train it again, or replace "
+                f"the value in its config.json, for instance by {json.dumps(encode(field.default))}"
+            )
 
 
 def differences(old: Json, new: Json, where: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import flax.linen as nn
 import pytest
 
+from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training.optimizer import AdamW, Constant, Muon
 from t2i_jax.training.serialize import ConfigError, decode, differences, encode
@@ -57,3 +58,11 @@ def test_an_array_in_a_config_is_refused_by_name():
 
 def test_differences_name_fields_and_both_values():
     assert list(differences(encode(AdamW(b2=0.9)), encode(AdamW(b2=0.5)))) == [("b2", 0.9, 0.5)]
+
+
+def test_a_switch_of_an_older_version_is_told_from_the_value_that_took_its_place():
+    old = encode(MMDiT()) | {"remat": False}
+    with pytest.raises(ConfigError, match=r"config\.remat is false.*Remat: the run was trained by another version"):
+        decode(old)
+    text = str(pytest.raises(ConfigError, decode, old).value)
+    assert decode(old | {"remat": json.loads(text[text.index("{") :])}) == MMDiT()
