@@ -214,10 +214,13 @@ def _groups(rest: str, devices: int) -> np.ndarray:
         shape, base, order = (tuple(map(int, g.split(","))) if g else None for g in found.groups())
         numbers = np.arange(math.prod(base)).reshape(base)
         return (numbers.transpose(order) if order else numbers).reshape(shape)
-    if found := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+    order = r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+    if found := re.search(rf"replica_groups=mesh\[(.*?)\]{order} \{{(.*?)\}}", rest):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
-        inside = re.findall(r"'(\w+)'", found.group(2))
-        numbers = np.arange(devices).reshape([int(n) for n in sizes.values()])
+        shape, turned = (found.group(i) and [int(n) for n in found.group(i).split(",")] for i in (2, 3))
+        inside = re.findall(r"'(\w+)'", found.group(4))
+        numbers = np.arange(devices).reshape(shape or devices).transpose(turned or None)
+        numbers = numbers.reshape([int(n) for n in sizes.values()])
         last = [list(sizes).index(axis) for axis in inside]
         numbers = np.moveaxis(numbers, last, range(-len(last), 0))
         return numbers.reshape(-1, math.prod(int(sizes[axis]) for axis in inside))

@@ -109,6 +109,24 @@ def test_the_forms_of_a_tpus_program_are_understood():
     }
 
 
+@pytest.mark.parametrize("groups, axes", [
+    ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", ("data",)),
+    ("mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", ("data",)),
+    ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}", ("replica",)),
+    ("mesh['axis_0'=8] {'axis_0'}", ("replica", "data")),
+    ("[2,4]<=[8]", ("data",)),
+    ("[4,2]<=[2,4]T(1,0)", ("replica",)),
+    ("{{0,4},{1,5},{2,6},{3,7}}", ("replica",)),
+])  # fmt: skip
+def test_every_way_to_write_a_group_names_its_axes(groups, axes):
+    text = f"""ENTRY %main (a: f32[8]) -> f32[8] {{
+  %a = f32[8]{{0}} parameter(0)
+  ROOT %sum = f32[8]{{0}} all-reduce(%a), channel_id=1, replica_groups={groups}, to_apply=%add
+}}"""
+    (one,) = read(text, {"replica": 2, "data": 4, "model": 1}).collectives
+    assert one.axes == axes
+
+
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         read("hello", {"data": 1})
