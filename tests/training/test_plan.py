@@ -89,6 +89,23 @@ def test_the_roofline_hides_what_is_asynchronous_and_adds_what_waits():
     assert plan().mfu == pytest.approx(1e14 / 197e12)
 
 
+def test_figures_are_compared_with_the_least():
+    one = plan(collectives=(GATHER,), memory={"params": 1, "peak": 2**30}, least={"params": 2**29, "kept": 2**28},
+               least_messages=5 * 2**30)  # fmt: skip
+    assert one.ratios["memory"] == pytest.approx(4 / 3) and one.ratios["messages"] == pytest.approx(2.0)
+    assert one.ratios["flops"] == pytest.approx(one.flops / one.model_flops)
+    alone = plan(mesh={"replica": 256, "data": 1, "model": 1}, collectives=())
+    assert alone.ratios["messages"] is None and "least over data" not in alone.table()
+    between = dataclasses.replace(GATHER, axes=("replica",))
+    assert plan(collectives=(between,)).ratios["messages"] == 0
+
+
+def test_the_picture_shows_every_part_of_memory_and_of_time():
+    memory, time = plan(collectives=(dataclasses.replace(GATHER, waits=True),)).panels()
+    assert sum(memory.bars["as compiled"].values()) * 2**30 == 1 and memory.limit == 16
+    assert set(time.bars) == {"compute", "memory", "ICI", "waits", "step"}
+
+
 def test_what_goes_between_slices_goes_over_the_network():
     between = dataclasses.replace(GATHER, kind="all-reduce", axes=("replica",))
     seconds = plan(slices=4, collectives=(between,)).seconds()
@@ -116,6 +133,7 @@ def test_the_tpu_compiler_agrees_with_what_is_counted_here(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
+    assert out.with_suffix(".png").exists() and found["ratios"]["memory"] > 0.9
     one = experiment()
     params = jax.eval_shape(one.stage.init, jax.random.key(0), batch_shapes(one.data))
     assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
