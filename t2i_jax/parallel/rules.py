@@ -25,6 +25,9 @@ from t2i_jax.types import Params
 P = PartitionSpec
 Rules = Sequence[tuple[str, PartitionSpec]]
 
+FEW = r"(^|/)(context_)?modulation/kernel$"
+"""Kernels that meet one row an example: the rows go to their shards, and they are never gathered."""
+
 RULES: Rules = (
     (r"(^|/)(step|count|ns_coeffs)$", P()),
     (r"(^|/)(bias|scale|mean|std|logit_scale|logit_bias|class|query|position)$", P()),
@@ -32,7 +35,7 @@ RULES: Rules = (
     (r"(^|/)(patches|conv_in)/kernel$", P(None, "data")),  # few channels in
     (r"(^|/)conv_out/kernel$", P("data", None)),  # few channels out
     (r"(blocks|last|attention)/(context_)?((attention_)?out|fc2)/kernel$", P(("model", "data"), None)),
-    (r"(^|/)(context_)?modulation/kernel$", P(None, ("model", "data"))),  # few rows, which go to the shards
+    (FEW, P(None, ("model", "data"))),
     (r"(^|/)kernel$", P("data", "model")),
 )
 

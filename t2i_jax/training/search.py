@@ -12,6 +12,7 @@ first.
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ import jax
 from t2i_jax.models.remat import ALL, INNER, MIXED, QKV, Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.mesh import Mesh
-from t2i_jax.parallel.rules import shardings
+from t2i_jax.parallel.rules import FEW, leaf_name, shardings
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import batch_shapes
@@ -112,7 +113,9 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
     for kept, program in programs.items():
         flops[program.flops] = kept  # of those that compute the same, the one that keeps least
     state = programs[()].state
-    whole = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    whole = sum(leaf.size for _, leaf in leaves)
+    gathered = sum(leaf.size for path, leaf in leaves if not re.search(FEW, leaf_name(path)))
     found = []
     for model in TENSOR:
         for data in (2**power for power in range(chips.bit_length())):
@@ -122,11 +125,11 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
             held = _held(state, frozen, mesh, devices)
             if held is None or held > chip.usable:
                 continue
-            share = whole / model / data
+            own, near = whole / model / data, gathered / model / data
             for parts, (count, kept) in itertools.product(PARTS, flops.items()):
                 if experiment.data.batch % (chips // model * parts) == 0:
                     compute = count / chips / chip.flops
-                    messages = _messages(share, data, mesh.replica, slices, parts, chip)
+                    messages = _messages(near, own, data, mesh.replica, slices, parts, chip)
                     found.append(Choice(mesh, parts, Remat(kept), held, compute, messages))
     if not found:
         raise ValueError(
@@ -144,12 +147,15 @@ def _held(state: Any, frozen: Any, mesh: Mesh, devices: list[jax.Device]) -> int
         return None
 
 
-def _messages(share: float, data: int, replica: int, slices: int, parts: int, chip: Chip) -> float:
-    """Seconds of two gathers of the parameters and a scatter of the gradient a part, and of its sum over replicas."""
-    scatter = parts * 3 * HALF * share * (data - 1) / (2 * chip.link)
+def _messages(gathered: float, own: float, data: int, replica: int, slices: int, parts: int, chip: Chip) -> float:
+    """Seconds of two gathers of the parameters and a scatter of the gradient a part, and of its sum over replicas.
+
+    ``gathered``, ``own``: a chip's share of the parameters that are gathered, and of all.
+    """
+    scatter = parts * 3 * HALF * gathered * (data - 1) / (2 * chip.link)
     near = replica // slices
-    inside = scatter + 2 * HALF * share * (near - 1) / near / (2 * chip.link)
-    between = 2 * HALF * share * (slices - 1) / slices / chip.network
+    inside = scatter + 2 * HALF * own * (near - 1) / near / (2 * chip.link)
+    between = 2 * HALF * own * (slices - 1) / slices / chip.network
     return max(inside, between)
 
 

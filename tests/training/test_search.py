@@ -13,7 +13,7 @@ from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training import search
 from t2i_jax.training.plan import DoesNotFit, Plan
-from t2i_jax.training.search import KEPT, Choice, choices, tried
+from t2i_jax.training.search import KEPT, Choice, _messages, choices, tried
 
 CHIP = CHIPS["v5e"]
 GIB = 2**30
@@ -142,3 +142,10 @@ def test_the_command_compiles_its_choices_and_lists_them(monkeypatch, capsys, tm
     assert 0 < len(asked) <= 3 and {row[2:] for row in asked} == {("v5e:2x4", 1)}
     assert out.exists() == (code == 0)
     assert (" ms  MFU" in said) == (code == 0) and ("does not fit" in said) == (code == 1)
+
+
+def test_what_is_never_gathered_costs_its_sum_over_replicas_alone():
+    own = 2.0**30
+    alone = _messages(0.0, own, 8, 4, 1, 1, CHIP)
+    assert alone == pytest.approx(2 * 2 * own * 3 / 4 / (2 * CHIP.link)) == _messages(0.0, own, 8, 4, 1, 16, CHIP)
+    assert _messages(own, own, 8, 4, 1, 1, CHIP) == pytest.approx(alone + 3 * 2 * own * 7 / (2 * CHIP.link))
