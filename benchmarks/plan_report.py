@@ -42,6 +42,8 @@ in [docs/plan](plan), with its picture beside it. Compiled by libtpu {libtpu}, J
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
 - *Step*, in ms: what each part would take alone, and all together.
+- *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too.
+- The mesh is replica × data × model.
 
 {assumptions}
 
@@ -137,9 +139,9 @@ def report() -> None:
             }
         lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
         where = f"{slices} slices of {topology}" if slices > 1 else topology
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if rows else ""
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         lack = f"\nNot planned yet: {', '.join(missing)}.\n" if missing else ""
-        tables.append(f"## {where}\n\nMesh: replica × data × model.\n\n{table}\n{lack}")
+        tables.append(f"## {where}\n\n{table}\n{lack}" if rows else f"## {where}\n{lack}")
     listed = "\n".join(f"- {text}" for text in assumptions)
     jax, libtpu = (versions(one).split()[1] for one in ("jax", "libtpu"))
     text = TEXT.format(jax=jax, libtpu=libtpu, assumptions=f"Assumed:\n\n{listed}", tables="\n".join(tables))

@@ -1,6 +1,9 @@
 """The diffusion prior: 1.2 billion parameters, width 2048, 24 layers; batch, rate and steps of the paper.
 
-t2i train configs/dalle2/prior.py --data.dataset NAME --run runs/dalle2
+    t2i train configs/dalle2/prior.py --data.dataset NAME --run runs/dalle2
+
+Meant for 256 v5e chips, 16 copies of 16 that share the parameters; `t2i plan configs/dalle2/prior.py --topology
+v5e:16x16` says what they would do.
 """
 
 import dataclasses

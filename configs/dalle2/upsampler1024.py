@@ -1,6 +1,9 @@
 """The second upsampler: 300 million parameters, from the latents of 256-pixel pictures to those of 1024-pixel ones.
 
-t2i train configs/dalle2/upsampler1024.py --data.dataset NAME --run runs/dalle2
+    t2i train configs/dalle2/upsampler1024.py --data.dataset NAME --run runs/dalle2
+
+Meant for 256 v5e chips, 16 copies of 16 that share the parameters; `t2i plan configs/dalle2/upsampler1024.py --topology
+v5e:16x16` says what they would do.
 """
 
 import dataclasses

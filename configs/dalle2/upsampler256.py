@@ -1,6 +1,9 @@
 """The first upsampler: 700 million parameters, from the latents of 64-pixel pictures to those of 256-pixel ones.
 
-t2i train configs/dalle2/upsampler256.py --data.dataset NAME --run runs/dalle2
+    t2i train configs/dalle2/upsampler256.py --data.dataset NAME --run runs/dalle2
+
+Meant for 256 v5e chips, 16 copies of 16 that share the parameters; `t2i plan configs/dalle2/upsampler256.py --topology
+v5e:16x16` says what they would do.
 """
 
 import dataclasses

@@ -3,6 +3,9 @@
     t2i train configs/dalle2/vae.py --data.dataset NAME --run runs/dalle2
 
 DALL-E 2 paints pixels and has none; with it, decoder and upsamplers see a 64th of the places.
+
+Meant for 256 v5e chips, 16 copies of 16 that share the parameters; `t2i plan configs/dalle2/vae.py --topology
+v5e:16x16` says what they would do.
 """
 
 from t2i_jax.data import Data

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Okabe & Ito's colours, told apart by colour-blind readers too
-_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#f0e442", "#e69f00", "#d55e00", "#cc79a7", "#999999", "#000000")
+# Okabe & Ito's colours, told apart by colour-blind readers too, and two more
+_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#f0e442", "#e69f00", "#d55e00", "#cc79a7", "#999999", "#000000",
+            "#6b3e1e")  # fmt: skip
 _WIDTH, _NAMES, _NUMBERS, _BAR, _GAP, _EDGE, _FONT = 900, 230, 90, 16, 8, 14, 13
 _INK, _PAPER, _PALE = "#202020", "#ffffff", "#eeeeee"
 
@@ -50,7 +51,7 @@ def draw(panels: list[Panel], path: str | Path) -> None:
                 x += scale * value
             pen.text((_WIDTH - _NUMBERS, y), f"{sum(bar.values()):.2f}", fill=_INK, font=font)
             y += _BAR + _GAP
-        x = _NAMES
+        x = _EDGE
         for part in parts:
             pen.rectangle((x, y + 3, x + 10, y + 13), fill=colours[part])
             pen.text((x + 14, y), part, fill=_INK, font=font)
