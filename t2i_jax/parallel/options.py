@@ -8,10 +8,10 @@ The training and ``t2i plan`` build the same ``Program``, so both get the same o
 from jax.sharding import Mesh
 
 TPU = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
-"""From this size on, in MiB, a product whose operand is gathered turns into a ring of permutes and partial products;
-no operand is so large. By default, on 16 v5e, a step of 3.6 billion parameters had 2,700 permutes in 60 such rings, and
-each layer's kernel crossed the links in float32 pieces; gathered whole, in half precision, it takes half the bytes, and
-the scheduler hides it behind the layer before."""
+"""From this size on, in MiB, a product whose operand is gathered becomes a ring of permutes and partial products; no
+operand is so large. By default a step of the 3.6-billion decoder had 2,700 permutes, which no count of products sees.
+Gathered whole, in half precision, the kernels arrive behind the products before them.
+"""
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str]:
