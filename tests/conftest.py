@@ -1,9 +1,12 @@
 """Every test sees 8 simulated CPU devices and checked array shapes; drawn examples have no deadline."""
 
 import os
+from importlib.util import find_spec
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if find_spec("libtpu"):  # one process may hold it: the one that a test starts
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from hypothesis import settings
 from jaxtyping import install_import_hook
