@@ -77,7 +77,11 @@ class Run:
         Fields in FREE may differ. A directory without a checkpoint or config belongs to nobody yet.
         """
         if self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
-            self._compare(differences(_current(self.config), encode(experiment)), FREE, "another experiment")
+            self.check_config(_parse(self.config), experiment)
+
+    def check_config(self, old: dict[str, Any], experiment: Experiment) -> None:
+        """As ``check``, for a config that was read elsewhere, such as in a checkpoint."""
+        self._compare(differences(_current(old), encode(experiment)), FREE, "another experiment")
 
     def check_sources(self, old: dict[str, str], new: dict[str, str]) -> None:
         """Raise ConfigError if the data, the tokenizer or a frozen stage is not what the checkpoint was trained on."""
@@ -124,9 +128,8 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _current(path: Path) -> dict:
-    """The config in today's fields: a field that is new since it was written counts as its default."""
-    data = _parse(path)
+def _current(data: dict) -> dict:
+    """A config in today's fields: a field that is new since it was written counts as its default."""
     try:
         return encode(decode(data))
     except ConfigError:
