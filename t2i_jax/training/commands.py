@@ -87,7 +87,10 @@ def diff(a: Stage, b: Stage, leaves: int = 20) -> None:
 
 
 def compare(one: Params, two: Params, leaves: int = 20) -> Iterator[str]:
-    """What differs between two trees of arrays, a line a leaf; the last line sums up."""
+    """What differs between two trees of arrays, a line a leaf; the last line sums up.
+
+    A difference is given as the largest of an element, and as its norm over that of the larger leaf.
+    """
     leaves_of = jax.tree_util.tree_leaves_with_path
     a, b = ({leaf_name(path): np.asarray(leaf) for path, leaf in leaves_of(tree)} for tree in (one, two))
     for name in sorted(a.keys() ^ b.keys()):
@@ -102,10 +105,10 @@ def compare(one: Params, two: Params, leaves: int = 20) -> Iterator[str]:
             same += 1
         else:
             x, y = x.astype(np.float64), y.astype(np.float64)
-            relative = np.linalg.norm(x - y) / max(np.linalg.norm(x), 1e-30)
+            relative = np.linalg.norm(x - y) / max(np.linalg.norm(x), np.linalg.norm(y))
             rows.append((float(relative), float(np.abs(x - y).max()), name))
     for relative, most, name in sorted(rows, reverse=True)[:leaves]:
-        yield f"  {name}: at most {most:.3g} apart, {relative:.3g} of its norm"
+        yield f"  {name}: at most {most:.3g} apart, {relative:.3g} of the norm"
     if len(rows) > leaves:
         yield f"  and {len(rows) - leaves} more leaves that differ less"
     alike = same == total == len(a.keys() | b.keys())

@@ -7,7 +7,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def set_aside(one: Rejected) -> Rejected:
     return Rejected(one.step, one.faults, to)
 
 
-def kept(steps: Sequence[int], keep: int, period: int = 0) -> dict[int, str]:
+def kept(steps: Iterable[int], keep: int, period: int = 0) -> dict[int, str]:
     """The steps that stay, each with the reason: the ``keep`` newest, and the newest of every ``period`` steps.
 
     A period ends with a multiple of ``period``: of 100, 200, ..., 2500 with 1000 these are 1000, 2000 and, for now,
