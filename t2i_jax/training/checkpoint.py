@@ -14,6 +14,8 @@ and set aside, and the newest whole one is used.
 """
 
 import importlib.metadata
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +29,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from t2i_jax.parallel.hosts import leader
-from t2i_jax.training.commit import clear, discard, make_writer
+from t2i_jax.training.commit import Parts, Writer, clear, discard
 from t2i_jax.training.manifest import check
 from t2i_jax.training.shelf import DamagedCheckpoint, Rejected, kept, newest, set_aside, steps
 from t2i_jax.training.state import TrainState
@@ -59,7 +61,7 @@ class Saver:
         """Damaged checkpoints that were found, newer than the one in use."""
         self._keep, self._period, self._tolerate = keep, period, tolerate
         self._latest = self._open()
-        self._writer = make_writer()
+        self._writer = Writer()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._saving: tuple[int, Future] | None = None
         self._failed = 0
@@ -76,13 +78,13 @@ class Saver:
         before its last rites). Raises SaveFailed where the saves before failed more often than is tolerated.
         """
         self._settle()
+        if self._failed and leader():
+            clear(self.directory)
         items = state.items()
         ema = items.pop("ema")
-        args = ocp.args.Composite(
-            train=ocp.args.StandardSave(items), ema=ocp.args.StandardSave(ema), meta=ocp.args.JsonSave(meta)
-        )
+        parts = Parts(train=ocp.args.StandardSave(items), ema=ocp.args.StandardSave(ema), meta=ocp.args.JsonSave(meta))
         try:
-            self._writer.save(self.directory / str(step), args=args)
+            self._writer.start(self.directory / str(step), parts)
         except OSError as error:
             failed: Future = Future()
             failed.set_exception(error)
@@ -144,7 +146,7 @@ class Saver:
 
     def _complete(self) -> None:
         """In the background: wait for the commit, then let go of what is no longer kept."""
-        self._writer.wait_until_finished()
+        self._writer.finish()
         if leader():
             there = steps(self.directory)
             for step in set(there) - set(kept(there, self._keep, self._period)):
@@ -163,15 +165,23 @@ class Saver:
         self._writer.close()
         if leader():
             clear(self.directory)
-        self._writer = make_writer()
-        reason = f"{type(error).__name__}: {error}" if error else "another process could not write its part"
+        self._writer = Writer()
         whole = "there is no checkpoint yet" if self._latest is None else f"step {self._latest} is whole"
-        text = f"step {step} could not be saved ({reason[:300]}); {whole}"
+        text = f"step {step} could not be saved ({_reason(error)}); {whole}"
         if last or self._failed > self._tolerate:
             why = "the last state is lost" if last else f"{self._failed} saves in a row failed"
             raise SaveFailed(f"{text}. {why}: make room in {self.directory} and start the training again") from error
         tolerated = f"{self._failed} of {self._tolerate} failed saves in a row are tolerated"
         self.report(SAVES_FAILED, f"{text}. Training goes on: {tolerated}")
+
+
+def _reason(error: BaseException | None) -> str:
+    """What kept a save from being written, without the many paths that TensorStore names."""
+    if error is None:
+        return "another process could not write its part"
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
+    return os.strerror(number) if number else f"{type(error).__name__}: {str(error)[:300]}"
 
 
 def complain(counter: str, text: str) -> None:

@@ -4,8 +4,9 @@ Orbax writes the files of a step into ``<step>.orbax-checkpoint-tmp`` and, when 
 the temporary path to make that the step's directory. ``SealedPath`` is such a path: it writes the manifest of digests
 first and renames then, so a directory with a step's name always has its manifest. Orbax's own path would rename alone.
 
-    writer = make_writer()
-    writer.save(directory / str(step), args=...)
+    writer = Writer()
+    writer.start(directory / str(step), Parts(train=..., ema=..., meta=...))
+    writer.finish()
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import orbax.checkpoint as ocp
+from etils import epath
 
 from t2i_jax.training.manifest import check, sync_directory, write_manifest
 
@@ -62,11 +64,53 @@ def clear(directory: Path) -> None:
     shutil.rmtree(directory / TRASH, ignore_errors=True)
 
 
-def make_writer() -> ocp.AsyncCheckpointer:
-    """What writes sealed steps in the background. One whose save failed is not to be used again."""
-    return ocp.AsyncCheckpointer(
-        ocp.CompositeCheckpointHandler(*ITEMS),
-        file_options=ocp.options.FileOptions(skip_sync_file_validations=True),  # a step that is there stays until then
-        checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=True, blocking_write=True),
-        temporary_path_class=SealedPath,
-    )
+class Items(ocp.CompositeCheckpointHandler):
+    """Orbax's writer of named items that also knows what is still being written when one of them has failed."""
+
+    _writing: tuple[ocp.Future, ...] = ()
+
+    async def async_save(self, directory: epath.Path, args: "Parts") -> list[ocp.Future]:
+        self._writing = tuple(await super().async_save(directory, args) or ())
+        return list(self._writing)
+
+    def settle(self) -> None:
+        """Wait until nothing is written any more."""
+        for item in self._writing:
+            try:
+                item.result()
+            except Exception:  # noqa: BLE001  the checkpointer raises the first one, which says it for all
+                continue
+
+
+@ocp.args.register_with_handler(Items, for_save=True, for_restore=True)
+class Parts(ocp.args.Composite):
+    """What is saved, by the name of the item."""
+
+
+class Writer:
+    """Writes sealed steps in the background, one at a time. One whose save has failed is not to be used again."""
+
+    def __init__(self):
+        directly = ocp.options.AsyncOptions(create_directories_asynchronously=False)  # else a full disk is waited for
+        self._items = Items(*ITEMS, composite_options=ocp.CompositeOptions(async_options=directly))
+        self._checkpointer = ocp.AsyncCheckpointer(
+            self._items,
+            async_options=directly,
+            file_options=ocp.options.FileOptions(skip_sync_file_validations=True),  # a step that is there stays so long
+            checkpoint_metadata_store=ocp.metadata.metadata_store(enable_write=True, blocking_write=True),
+            temporary_path_class=SealedPath,
+        )
+
+    def start(self, step: Path, parts: Parts) -> None:
+        """Copy the arrays and begin to write them; they may be donated as soon as this returns."""
+        self._checkpointer.save(step, args=parts)
+
+    def finish(self) -> None:
+        """Wait until the step is committed. Raises what went wrong, when nothing writes any more."""
+        try:
+            self._checkpointer.wait_until_finished()
+        finally:
+            self._items.settle()
+
+    def close(self) -> None:
+        self._checkpointer.close()

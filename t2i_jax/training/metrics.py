@@ -174,7 +174,8 @@ def _keep_until(path: Path, step: int) -> float:
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
-    for line in path.read_text(errors="replace").splitlines():
+    text = path.read_text(errors="replace")
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -182,7 +183,9 @@ def _keep_until(path: Path, step: int) -> float:
         if record.get("step", 0) <= step:
             kept.append(line)
             seconds = record.get("seconds", seconds)
-    write_whole(path, "".join(line + "\n" for line in kept))
+    left = "".join(line + "\n" for line in kept)
+    if left != text:
+        write_whole(path, left)
     return seconds
 
 

@@ -90,7 +90,9 @@ class Run:
     def write(self, experiment: Experiment) -> None:
         """Write the experiment's config."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config, json.dumps(encode(experiment), indent=1) + "\n")
+        text = json.dumps(encode(experiment), indent=1) + "\n"
+        if not self.config.exists() or self.config.read_text() != text:  # a full disk has no room for the same again
+            write_whole(self.config, text)
 
     def _compare(self, changes: Iterable[tuple[str, Any, Any]], free: tuple[str, ...], owner: str) -> None:
         changed = [

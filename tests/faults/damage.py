@@ -38,4 +38,5 @@ def damage(path: Path, kind: str, rng, other: Path) -> None:
 
 def files_of(step: Path) -> list[Path]:
     """Every file of a checkpoint, in an order that does not depend on the disk; the data files' names are random."""
-    return sorted((path for path in step.rglob("*") if path.is_file()), key=lambda path: (path.parent, path.stat().st_size))
+    files = (path for path in step.rglob("*") if path.is_file())
+    return sorted(files, key=lambda path: (path.parent, path.stat().st_size))
