@@ -9,6 +9,7 @@ made from the files themselves, read back once they are on the disk, and is the 
     faults = check(directory, ("ema",))     # of one item alone
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -100,9 +101,17 @@ def sync_directory(directory: Path) -> None:
     """Bring a directory's entries onto the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a mounted bucket has nothing to bring anywhere
+            raise
 
 
 def _files(directory: Path) -> Iterator[str]:
@@ -116,7 +125,7 @@ def _files(directory: Path) -> Iterator[str]:
 def _settle(path: Path) -> int:
     """Bring a file onto the disk; returns its size."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        _sync(file.fileno())
         return os.fstat(file.fileno()).st_size
 
 

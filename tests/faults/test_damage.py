@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training import train
 from t2i_jax.training.checkpoint import Saver, load_params, steps_saved
 from t2i_jax.training.manifest import check
 from tests.faults.damage import KINDS, damage, files_of
 from tests.training.test_checkpoint import begin, equal, shapes
+from tests.training.test_loop import FIRST, lines
 
 RANDOM = ("flip", "truncate", "zeros", "garbage", "swap")
 
@@ -63,6 +65,21 @@ def suffer(saved, tmp_path, number, kind, rng, index=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_named_and_the_checkpoint_before_is_used(saved, tmp_path, kind):
     suffer(saved, tmp_path, 0, kind, np.random.default_rng(KINDS.index(kind)))
+
+
+def test_a_training_whose_newest_checkpoint_is_damaged_ends_as_one_that_was_not(tmp_path, capsys):
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    assert train(FIRST, straight) == 0
+    train(FIRST, run, until=4)
+    (path, *_) = (run / "toy" / "checkpoints" / "4" / "train").rglob("d/*")
+    damage(path, "flip", np.random.default_rng(0), path)
+    capsys.readouterr()
+    assert train(FIRST, run) == 0
+    said = capsys.readouterr().err
+    assert f"the checkpoint of step 4 is damaged: {path.relative_to(run / 'toy' / 'checkpoints' / '4')}: " in said
+    assert "Going on from step 2" in said
+    equal(load_params(straight / "toy")[0], load_params(run / "toy")[0])
+    assert [row.get("checkpoints_rejected", 0) for row in lines(run / "toy")] == [0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.stress

@@ -1,4 +1,6 @@
-"""A training that goes on upon another mesh, or fewer devices, has the same values and, to rounding, the same losses."""
+"""A training that goes on upon another mesh or fewer devices has the same values and, to rounding, the same losses."""
+
+import functools
 
 import jax
 import numpy as np
@@ -27,21 +29,22 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def devices(mesh):
-    return mesh.replica * mesh.data * mesh.model
+@functools.cache
+def program_on(mesh):
+    """The program on the first devices that the mesh needs."""
+    built = mesh.build(jax.devices()[: mesh.replica * mesh.data * mesh.model])
+    return build(EXPERIMENT, built, {}, toy_batch(16, 8), {}), built
 
 
 def run(mesh, begin, count):
     """``count`` steps from the state that ``begin(program)`` gives: that state, the last one, the losses."""
-    mesh = mesh.build(jax.devices()[: devices(mesh)])
-    batches = [{k: np.asarray(v) for k, v in toy_batch(16, 8, seed=i).items()} for i in range(SAVED + STEPS)]
-    program = build(EXPERIMENT, mesh, {}, {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batches[0].items()}, {})
+    program, mesh = program_on(mesh)
     with jax.set_mesh(mesh):
         state = first = begin(program)
         first = jax.tree.map(np.asarray, first)
         losses = []
         for number in range(int(state.step), int(state.step) + count):
-            batch = {name: value for name, value in batches[number].items() if name in program.batch}
+            batch = {name: np.asarray(value) for name, value in toy_batch(16, 8, seed=number).items()}
             state, metrics = program.step(state, {}, jax.random.key(1), place(batch, split_batch(mesh)))
             losses.append(float(metrics["loss"]))
     return first, state, losses
@@ -81,7 +84,7 @@ def change(straight, old, new):
     return float(np.max(np.abs(np.array(other) / losses - 1)))
 
 
-@pytest.mark.parametrize("old, new", [CHANGES[0], CHANGES[6]], ids=["another shape", "one device"])
+@pytest.mark.parametrize("old, new", [CHANGES[0], CHANGES[4]], ids=["another shape", "one device"])
 def test_another_mesh_has_the_same_values_and_the_next_losses(straight, old, new):
     change(straight, old, new)
 
