@@ -83,9 +83,14 @@ def train(args: list[str]) -> int:
             )
         return _train_folder(Path(path), variant, run)
     experiment = _experiment(config, rest, "train")
+    from t2i_jax.training import EXIT_UNSAVED, SaveFailed
     from t2i_jax.training import train as run_training
 
-    return run_training(experiment, run)
+    try:
+        return run_training(experiment, run)
+    except SaveFailed as error:
+        print(f"t2i train: {error}", file=sys.stderr)
+        return EXIT_UNSAVED
 
 
 def plan(args: list[str]) -> int:
@@ -316,6 +321,15 @@ def data(args: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def ckpt(args: list[str]) -> int:
+    """List, verify and compare checkpoints: ``t2i ckpt {list,verify,diff} ...``."""
+    from t2i_jax.training import commands
+
+    functions = {"list": commands.list_checkpoints, "verify": commands.verify, "diff": commands.diff}
+    result = tyro.extras.subcommand_cli_from_dict(functions, args=args, prog="t2i ckpt")
+    return result if isinstance(result, int) else 0
+
+
 def _take(args: list[str], name: str, default: str) -> tuple[str, list[str]]:
     """Removes ``name VALUE`` or ``name=VALUE`` from the arguments."""
     for i, arg in enumerate(args):
@@ -344,6 +358,7 @@ COMMANDS: dict[str, tuple[Callable, bool]] = {
     "sample": (sample, False),
     "eval": (evaluate, False),
     "data": (data, True),
+    "ckpt": (ckpt, True),
     "export": (export, False),
 }
 """Name -> (function, whether it reads its arguments itself)."""

@@ -27,6 +27,10 @@ class Checkpoints:
     """Steps between two saves: what a killed run loses at most."""
     keep: int = 3
     """Newest checkpoints that stay on disk."""
+    keep_period: int = 0
+    """Of every so many steps the newest checkpoint stays for good; 0 keeps none but the newest."""
+    tolerate: int = 3
+    """Saves in a row that may fail (a full disk) while training goes on; one more ends it. Earlier ones stay whole."""
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.cache import Cache
-from t2i_jax.training.checkpoint import Saver, versions
+from t2i_jax.training.checkpoint import REJECTED, Saver
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.feed import Feed
 from t2i_jax.training.flops import peak_flops
 from t2i_jax.training.frozen import digest, load_frozen
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.metrics import Reporter
+from t2i_jax.training.origin import origin, remarks
 from t2i_jax.training.preview import Preview
 from t2i_jax.training.program import build
 from t2i_jax.training.run import Run
-from t2i_jax.training.serialize import encode
 from t2i_jax.training.state import TrainState
 from t2i_jax.training.stop import EXIT_STOPPED, Stop
 from t2i_jax.types import Params
@@ -37,7 +37,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
 
     ``until`` stops after that step as a signal would: saved, to be continued. Returns 0 when all steps are done, else
     ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
-    the experiment, its data, its directory or the stages it reads.
+    the experiment, its data, its directory or the stages it reads, and SaveFailed where its state can't be saved.
     """
     join()
     keep_memory()
@@ -55,16 +55,19 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     if leader():
         paths.write(experiment)
 
-    with jax.set_mesh(mesh), Saver(paths.checkpoints, experiment.checkpoints.keep) as saver:
-        meta = {"finished": False}
+    kept = experiment.checkpoints
+    with jax.set_mesh(mesh), Saver(paths.checkpoints, kept.keep, kept.keep_period, kept.tolerate) as saver:
+        meta, now, changes = {"finished": False}, origin(experiment, made_from, mesh), []
         if saver.latest() is not None:
             meta = saver.meta()
+            paths.check_config(meta["config"], experiment)
             paths.check_sources(meta["made_from"], made_from)
+            changes = remarks(meta, now)
         if meta["finished"] and saver.latest() >= experiment.steps:
             print(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}", flush=True)
             return 0
         state = program.init(init_key) if saver.latest() is None else saver.restore(program.state)
-        meta = {"finished": False, "config": encode(experiment), "made_from": made_from, "versions": versions()}
+        meta = now
         start = number = int(state.step)
         frozen = program.place_frozen(frozen)
         batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
@@ -76,6 +79,10 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
             examples=experiment.data.batch, flops=program.flops, peak=peak_flops(list(mesh.devices.flat)),
             tensorboard=paths.tensorboard if reports.tensorboard else None, wandb=reports.wandb, writes=leader(),
         )  # fmt: skip
+        for text in changes if leader() else []:
+            reporter.say(text)
+        saver.report = reporter.incident
+        reporter.count(REJECTED, len(saver.rejected))
         preview = Preview(experiment, inputs, mesh, preview_key, paths.samples)
         last = min(until or experiment.steps, experiment.steps)
 

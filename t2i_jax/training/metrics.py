@@ -3,7 +3,8 @@
 ``metrics.jsonl`` has one object a line: ``step``, ``loss``, ``lr``, ``grad_norm``, the stage's own scalars (each the
 mean since the last line), ``examples_per_second``, ``tflops`` (reached, all devices), ``peak_share`` (of what the
 devices could do) and ``seconds`` (of training, all runs together). When a training continues from a checkpoint, later
-lines of the run that was cut off are removed.
+lines of the run that was cut off are removed. What went wrong is counted by name (``saves_failed``,
+``checkpoints_rejected``) in every later line of the same process.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from t2i_jax.training.appender import Appender
 from t2i_jax.training.run import write_whole
+from t2i_jax.training.tensorboard import Events
 
 
 class Reporter:
@@ -38,12 +41,13 @@ class Reporter:
         self.examples, self.flops, self.peak = examples, flops, peak
         self._writes = writes
         self._seconds = _keep_until(path, start) if writes else 0.0
-        self._file = (path if writes else Path(os.devnull)).open("a", buffering=1)
+        self._file = Appender(path if writes else Path(os.devnull))
         self._writers = [_tensorboard(tensorboard, start)] if tensorboard and writes else []
         self._writers += [_wandb(name, wandb)] if wandb and writes else []
         self._line = Line(name, start, steps)
         self._sums: dict[str, float] = {}
         self._count, self._pending = 0, None
+        self._incidents: dict[str, int] = {}
         self._clock = time.perf_counter()
 
     @contextlib.contextmanager
@@ -91,7 +95,9 @@ class Reporter:
         if self.peak:
             values["peak_share"] = pace * self.flops / self.peak
         values["seconds"] = self._seconds
-        self._file.write(json.dumps({"step": step} | values) + "\n")
+        values |= self._incidents
+        if error := self._file.write(json.dumps({"step": step} | values).encode() + b"\n"):
+            self.incident("lines_delayed", f"the metrics of step {step} wait to be written: {error}")
         for write, _ in self._writers:
             write(step, values)
         if self._writes:
@@ -101,6 +107,17 @@ class Reporter:
     def say(self, text: str) -> None:
         """One line to the user, beside the progress line."""
         self._line.say(f"{self.name}: {text}")
+
+    def incident(self, name: str, text: str) -> None:
+        """Something that went wrong without ending the training: said, and counted under ``name`` in the metrics."""
+        self.count(name)
+        if self._writes:
+            self.say(text)
+
+    def count(self, name: str, times: int = 1) -> None:
+        """Add to a count that every later line of the metrics shows; nothing is shown that never happened."""
+        if times:
+            self._incidents[name] = self._incidents.get(name, 0) + times
 
     def __enter__(self) -> "Reporter":
         return self
@@ -157,7 +174,8 @@ def _keep_until(path: Path, step: int) -> float:
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
-    for line in path.read_text(errors="replace").splitlines():
+    text = path.read_text(errors="replace")
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -165,20 +183,15 @@ def _keep_until(path: Path, step: int) -> float:
         if record.get("step", 0) <= step:
             kept.append(line)
             seconds = record.get("seconds", seconds)
-    write_whole(path, "".join(line + "\n" for line in kept))
+    left = "".join(line + "\n" for line in kept)
+    if left != text:
+        write_whole(path, left)
     return seconds
 
 
 def _tensorboard(directory: Path, start: int) -> tuple:
-    from tensorboardX import SummaryWriter
-
-    writer = SummaryWriter(str(directory), purge_step=start + 1)
-
-    def write(step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-
-    return write, writer.close
+    events = Events(directory, start)
+    return events.write, events.close
 
 
 def _wandb(name: str, project: str) -> tuple:

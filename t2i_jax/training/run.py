@@ -77,7 +77,11 @@ class Run:
         Fields in FREE may differ. A directory without a checkpoint or config belongs to nobody yet.
         """
         if self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
-            self._compare(differences(_current(self.config), encode(experiment)), FREE, "another experiment")
+            self.check_config(_parse(self.config), experiment)
+
+    def check_config(self, old: dict[str, Any], experiment: Experiment) -> None:
+        """As ``check``, for a config that was read elsewhere, such as in a checkpoint."""
+        self._compare(differences(_current(old), encode(experiment)), FREE, "another experiment")
 
     def check_sources(self, old: dict[str, str], new: dict[str, str]) -> None:
         """Raise ConfigError if the data, the tokenizer or a frozen stage is not what the checkpoint was trained on."""
@@ -86,7 +90,9 @@ class Run:
     def write(self, experiment: Experiment) -> None:
         """Write the experiment's config."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config, json.dumps(encode(experiment), indent=1) + "\n")
+        text = json.dumps(encode(experiment), indent=1) + "\n"
+        if not self.config.exists() or self.config.read_text() != text:  # a full disk has no room for the same again
+            write_whole(self.config, text)
 
     def _compare(self, changes: Iterable[tuple[str, Any, Any]], free: tuple[str, ...], owner: str) -> None:
         changed = [
@@ -124,9 +130,8 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _current(path: Path) -> dict:
-    """The config in today's fields: a field that is new since it was written counts as its default."""
-    data = _parse(path)
+def _current(data: dict) -> dict:
+    """A config in today's fields: a field that is new since it was written counts as its default."""
     try:
         return encode(decode(data))
     except ConfigError:

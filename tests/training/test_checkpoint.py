@@ -66,6 +66,7 @@ def test_the_newest_k_stay_and_nothing_else(tmp_path):
         for step in (1, 2, 3, 4):
             saver.save(step, state, {})
     assert steps_saved(tmp_path) == [3, 4]
+    assert {entry.name for entry in (tmp_path / "checkpoints").iterdir()} <= {"3", "4", "trash"}
     assert not list((tmp_path / "checkpoints" / "trash").glob("*"))
 
 
