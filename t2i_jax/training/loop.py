@@ -67,7 +67,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         if meta["finished"] and saver.latest() >= experiment.steps:
             print(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}", flush=True)
             return 0
-        with goodput.part("restore"):
+        with goodput.part("compile" if saver.latest() is None else "restore"):
             state = program.init(init_key) if saver.latest() is None else saver.restore(program.state)
         number = int(state.step)
         guard = Guard(experiment, paths.nonfinite, number, meta.get("nonfinite"), inputs.indices if leader() else None)

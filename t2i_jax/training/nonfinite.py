@@ -9,7 +9,7 @@ The step itself leaves the state as it was (step.py). The guard counts such step
 The state of the last checkpoint before the row comes back, and its number becomes that of the row's last step. The
 number alone decides examples and noise, so the window between checkpoint and failure is never drawn again, and a later
 resume needs nothing more than its number. The last checkpoint is the newest one that ``checkpoints.every`` asked for:
-one saved because a signal came does not count, so that a run which was stopped rolls back to where an unbroken one does.
+one saved because a signal came does not count, so that a run that was stopped rolls back to where an unbroken one does.
 
 ``RUN/<stage>/nonfinite.jsonl`` has a line for each skipped step (``step``, ``loss``, ``grad_norm``, ``indices`` of the
 batch's examples) and for each roll-back (``step``, ``rolled_back_to``); ``t2i replay`` reads it.
