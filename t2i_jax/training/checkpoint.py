@@ -117,6 +117,19 @@ def load_params(stage_dir: str | Path, step: int | None = None) -> tuple[Params,
     return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy)), step
 
 
+def load_state(stage_dir: str | Path, abstract: TrainState, step: int) -> TrainState:
+    """The whole state of ``RUN/<stage>`` at ``step``, placed by the shardings of ``abstract``.
+
+    Writes nothing, so it may look at a run that is being trained. Raises FileNotFoundError where there is none.
+    """
+    items = abstract.items()
+    ema = items.pop("ema")
+    read = lambda item, target: ocp.StandardCheckpointHandler().restore(
+        _item(stage_dir, step, item)[0], args=ocp.args.StandardRestore(target)
+    )
+    return TrainState(ema=read("ema", ema), **read("train", items))
+
+
 def load_meta(stage_dir: str | Path, step: int | None = None) -> dict[str, Any]:
     """What ``Saver.save`` was given as ``meta``, of the newest checkpoint of ``RUN/<stage>`` unless a step is named."""
     return ocp.JsonCheckpointHandler().restore(_item(stage_dir, step, "meta")[0])

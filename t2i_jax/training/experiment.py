@@ -53,7 +53,8 @@ class Limits:
     """Steps in a row whose loss or gradient is not finite, each skipped, that roll back to the last checkpoint: one or
     two are a bad batch or an overflow, a row is a state that has gone wrong."""
     rollbacks: int = 3
-    """How often one checkpoint is gone back to before the training ends with an error."""
+    """How often a training is rolled back, with fewer than ``checkpoints.every`` finite steps between, before it ends
+    with an error."""
     watchdog_s: float = 1800.0
     """Seconds in which a step, a save or a sample sheet must end, or the process writes its stacks and exits to be
     started again; counted from the first step on. 0 waits for ever."""

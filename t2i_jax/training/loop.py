@@ -108,14 +108,14 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
                             batch = next(feed)
                         state, metrics = step(state, frozen, key, batch)
                         reporter.add(number, metrics)
-                        if number % experiment.checkpoints.every == 0 and number < last:
+                        due = number % experiment.checkpoints.every == 0 and number < last
+                        if (due or preview.due(number)) and not guard.tripped:
                             reporter.settle()
-                            if not guard.tripped:
-                                save()
                         if guard.tripped:
                             break
+                        if due:
+                            save()
                         if preview.due(number):
-                            reporter.settle()
                             with reporter.paused(), goodput.part("preview"):
                                 preview.draw(number, state.ema, frozen)
                             watchdog.beat(f"the sample sheet of step {number}")

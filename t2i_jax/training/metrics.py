@@ -46,7 +46,7 @@ class Reporter:
         self._writers += [_wandb(name, wandb)] if wandb and writes else []
         self._line = Line(name, start, steps)
         self._sums: dict[str, float] = {}
-        self._count, self._skipped, self._rollbacks, self._pending = 0, 0, 0, None
+        self._count, self._skipped, self._rollbacks, self._pending = 0, 0.0, 0.0, None
         self._clock = time.perf_counter()
 
     @contextlib.contextmanager
@@ -110,7 +110,7 @@ class Reporter:
             write(step, values)
         if self._writes:
             self._line.update(step, values)
-        self._sums, self._count, self._skipped, self._rollbacks = {}, 0, 0, 0
+        self._sums, self._count, self._skipped, self._rollbacks = {}, 0, 0.0, 0.0
 
     def say(self, text: str) -> None:
         """One line to the user, beside the progress line."""

@@ -31,6 +31,9 @@ from t2i_jax.training.metrics import keep_until
 from t2i_jax.training.program import Program
 from t2i_jax.training.state import TrainState
 
+EXIT_DIVERGED = 65
+"""Exit code of a training that rolled back in vain (EX_DATAERR: starting it again will not help)."""
+
 
 class Guard:
     """Counts steps in a row that were skipped, writes them down, and rolls back.
@@ -45,7 +48,7 @@ class Guard:
     ):  # fmt: skip
         self._name, self._limits = experiment.stage.name, experiment.limits
         self._every, self._indices = experiment.checkpoints.every, indices
-        self._memory = before or {"row": 0, "target": None, "rollbacks": 0}
+        self._memory = before or {"row": 0, "finite": 0, "rollbacks": 0}
         self.tripped: int | None = None
         """The last step of a row that is too long, until ``roll_back``."""
         if indices:
@@ -53,14 +56,18 @@ class Guard:
         self._file = (path if indices else Path(os.devnull)).open("a", buffering=1)
 
     @property
-    def memory(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a row goes on after a resume."""
+    def memory(self) -> dict[str, int]:
+        """What a checkpoint keeps, so that all goes on after a resume: bad steps in a row, finite ones since the last
+        roll-back, and roll-backs since ``checkpoints.every`` finite steps last lay between two."""
         return dict(self._memory)
 
     def see(self, step: int, values: dict[str, float]) -> None:
         """Take a step's metrics; ``skipped`` says whether they were finite."""
         if not values["skipped"]:
             self._memory["row"] = 0
+            self._memory["finite"] += 1
+            if self._memory["finite"] >= self._every:
+                self._memory["rollbacks"] = 0
             return
         self._memory["row"] += 1
         if self._indices:
@@ -74,20 +81,19 @@ class Guard:
     ) -> tuple[TrainState, int]:
         """The last checkpoint's state with the number of the step that tripped, and that number; ``state`` is freed.
 
-        Raises FloatingPointError where the same checkpoint was tried ``limits.rollbacks`` times already.
+        Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps between.
         """
         saver.wait()
         step, row = self.tripped, self._memory["row"]
         target = last_before(step - row + 1, steps_saved(saver.directory.parent), self._every)
-        times = self._memory["rollbacks"] + 1 if target == self._memory["target"] else 1
-        if times > self._limits.rollbacks:
+        times = self._memory["rollbacks"]
+        if times >= self._limits.rollbacks:
             raise FloatingPointError(
                 f"{self._name}: {row} steps in a row to step {step} had a loss or gradient that is not finite, and "
-                f"going back to step {target} did not help {self._limits.rollbacks} times. The checkpoints are whole. "
-                f"See one step with `t2i replay`, lower optimizer.learning_rate, lengthen the warm-up or set "
-                "optimizer.clip."
+                f"rolling back did not help {times} times. The checkpoints are whole. See a step with `t2i replay`, "
+                "lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip."
             )
-        self._memory = {"row": 0, "target": target, "rollbacks": times}
+        self._memory = {"row": 0, "finite": 0, "rollbacks": times + 1}
         self.tripped = None
         for leaf in jax.tree.leaves(state):
             leaf.delete()  # two states may not fit

@@ -1,8 +1,8 @@
-"""Real training processes, many and cheap: ``python -m tests.faults.driver`` imports all once and forks one for each life.
+"""Real training processes, many and cheap: imports everything once and forks one process for each life.
 
-It reads lines of JSON from its input. ``{"life": {...}}`` starts a process (see ``Life``) and answers its pid;
-``{"wait": pid}`` answers its exit code (-9: killed) once it ended. JAX starts only in the forked process, so each is
-what a fresh ``t2i train`` would be, less the seconds of its imports.
+``python -m tests.faults.driver`` reads lines of JSON from its input. ``{"life": {...}}`` starts a process (see
+``Life``) and answers its pid; ``{"wait": pid}`` answers its exit code (-9: killed) once it ended. JAX starts only in
+the forked process, so each is what a fresh ``t2i train`` would be, less the seconds of its imports.
 """
 
 import dataclasses
@@ -36,10 +36,10 @@ class Life:
 
 def experiment(life: Life):
     """What such a process trains: 40 pictures, 12 a step, so that steps cross an epoch's edge."""
-    from tests.training.toy import Toy
     from t2i_jax.data import Data
     from t2i_jax.parallel.mesh import Mesh
     from t2i_jax.training import AdamW, Checkpoints, Experiment, Limits, Reports
+    from tests.training.toy import Toy
 
     data = Data(dataset="emoji64", split="train[:40]", batch=12, image_size=8, context=64)
     made = Experiment(
@@ -63,9 +63,9 @@ def experiment(life: Life):
 
 def live(life: Life) -> int:
     """Trains in this process; returns the training's exit code."""
-    from tests.faults.inject import fail_at, install
     from t2i_jax.parallel import hosts
     from t2i_jax.training import train
+    from tests.faults.inject import fail_at, install
 
     os.environ.update(life.environment)
     if life.heartbeat:

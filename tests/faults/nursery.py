@@ -88,16 +88,23 @@ class Nursery:
         self._driver.wait()
 
 
-def digest(root: Path, stage: str = "toy") -> str:
-    """SHA-256 over every bit of the newest checkpoint's state: parameters, average, moments, counts, step."""
-    ema, step = load_params(root / stage)
+def leaves(root: Path, stage: str = "toy", step: int | None = None) -> dict[str, np.ndarray]:
+    """Every leaf of a checkpoint's state by name: parameters, average, moments, counts, step. The newest's."""
+    ema, step = load_params(root / stage, step)
     reader = ocp.PyTreeCheckpointHandler()
     path = epath.Path(root / stage / "checkpoints" / str(step) / "train")
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).tree)
     train = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    found = hashlib.sha256(str(step).encode())
-    for name, leaf in jax.tree_util.tree_leaves_with_path({"ema": ema, "train": train}):
-        found.update(f"{jax.tree_util.keystr(name)} {np.asarray(leaf).dtype}".encode() + np.asarray(leaf).tobytes())
+    found = jax.tree_util.tree_leaves_with_path({"ema": ema, "train": train})
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in found}
+
+
+def digest(root: Path, stage: str = "toy", step: int | None = None, but: str = "") -> str:
+    """SHA-256 over every bit of a checkpoint's state, less the leaf named ``but``."""
+    found = hashlib.sha256()
+    for name, leaf in leaves(root, stage, step).items():
+        if name != but:
+            found.update(f"{name} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
     return found.hexdigest()
 
 
