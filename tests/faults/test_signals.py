@@ -33,7 +33,6 @@ def test_sigterm_ends_a_single_process_with_its_step_saved(nursery, straight, fr
         os.kill(pid, signal.SIGTERM)
         assert nursery.wait(pid, 60) == EXIT_STOPPED
         took.append(time.monotonic() - began)
-        print(f"turn {turn + 1}: all gone {took[-1]:.1f} s after the signal", flush=True)
         number = max(saved(root))
         assert number == reached(root)
         if number > 16 or len(took) == times:
