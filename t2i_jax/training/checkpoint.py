@@ -61,13 +61,12 @@ class Saver:
         if not self._manager.save(step, args=args, force=True):
             raise RuntimeError(f"the checkpoint of step {step} was not saved in {self.directory}")
 
-    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The state of ``step`` (the newest unless given), placed by the shardings of ``abstract`` (ShapeDtypeStructs),
-        whatever mesh it came from."""
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed by the shardings of ``abstract`` (ShapeDtypeStructs), whatever mesh it came from."""
         items = abstract.items()
         ema = items.pop("ema")
         args = ocp.args.Composite(train=ocp.args.StandardRestore(items), ema=ocp.args.StandardRestore(ema))
-        found = self._manager.restore(self.latest() if step is None else step, args=args)
+        found = self._manager.restore(self.latest(), args=args)
         return TrainState(ema=found["ema"], **found["train"])
 
     def meta(self) -> dict[str, Any]:

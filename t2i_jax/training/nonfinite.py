@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from t2i_jax.training.checkpoint import Saver, steps_saved
+from t2i_jax.training.checkpoint import Saver, load_state, steps_saved
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.metrics import keep_until
 from t2i_jax.training.program import Program
@@ -85,7 +85,8 @@ class Guard:
         """
         saver.wait()
         step, row = self.tripped, self._memory["row"]
-        target = last_before(step - row + 1, steps_saved(saver.directory.parent), self._every)
+        stage_dir = saver.directory.parent
+        target = last_before(step - row + 1, steps_saved(stage_dir), self._every)
         times = self._memory["rollbacks"]
         if times >= self._limits.rollbacks:
             raise FloatingPointError(
@@ -97,7 +98,7 @@ class Guard:
         self.tripped = None
         for leaf in jax.tree.leaves(state):
             leaf.delete()  # two states may not fit
-        state = saver.restore(program.state, target) if target else program.init(init_key)
+        state = load_state(stage_dir, program.state, target) if target else program.init(init_key)
         self._write({"step": step, "rolled_back_to": target})
         return renumbered(state, step), step
 

@@ -8,7 +8,7 @@ write, a NaN is in the loss and the gradient that the compiled step computes.
     nan        loss and gradient are NaN in the step        hang       the data source never gives the step's batch
     slow       every batch from the step on takes 50 ms     locked     C code holds Python's lock for ever
     nospace    every write after the step is refused        corrupt    a byte of the newest checkpoint flips, then kill
-    PHASE      killed in that phase of the first save at or after the step; see PHASES
+    PHASE      killed in that phase of the first save at or after the step that has it; see PHASES
 """
 
 import ctypes
@@ -150,59 +150,57 @@ def _in_loss(steps: list[int]) -> None:
 
 
 def _in_save(phase: str, step: int) -> None:
-    """Wraps what Orbax does in a save, or watches its directory, from the first save at or after ``step`` on."""
-    from orbax.checkpoint._src.path import atomicity, deleter
-
+    """Wraps what a save does to its directory, whoever does it, from the first save at or after ``step`` on."""
     from t2i_jax.training import loop
 
     armed = threading.Event()
-    plain_save = loop.Saver.save
+    save, rename, replace, rmtree = loop.Saver.save, os.rename, os.replace, shutil.rmtree
 
-    def save(self, number, *args, **options):
+    def saving(self, number, *args, **options):
         if number >= step:
             armed.set()
             if phase == "before write":
                 die()
             if phase == "during write":
                 threading.Thread(target=_watch, args=(self.directory,), daemon=True).start()
-        return plain_save(self, number, *args, **options)
+        return save(self, number, *args, **options)
 
-    loop.Saver.save = save
-    plain_finalize = atomicity.AtomicRenameTemporaryPath.finalize
+    def moving(move):
+        def moved(source, target, **options):
+            what = "expiry" if _is_step(source) else "commit" if _is_step(target) else ""
+            if armed.is_set() and phase == f"before {what}":
+                die()
+            move(source, target, **options)
+            if armed.is_set() and phase == f"after {what}":
+                die()
 
-    async def finalize(self, *args, **options):
-        if armed.is_set() and phase == "before commit":
-            die()
-        await plain_finalize(self, *args, **options)
-        if armed.is_set() and phase == "after commit":
-            die()
+        return moved
 
-    atomicity.AtomicRenameTemporaryPath.finalize = finalize
-    plain_delete = deleter.StandardCheckpointDeleter.delete
-
-    def delete(self, *args, **options):
-        if armed.is_set() and phase == "before expiry":
-            die()
-        plain_delete(self, *args, **options)
-        if armed.is_set() and phase == "after expiry":
-            die()
-
-    deleter.StandardCheckpointDeleter.delete = delete
-    plain_rmtree = shutil.rmtree
-
-    def rmtree(path, *args, **options):
-        if armed.is_set() and phase == "sweep" and "trash" in str(path):
+    def removing(path, *args, **options):
+        if armed.is_set() and phase == "sweep" and "checkpoints" in Path(path).parts:
             files = sorted(p for p in Path(path).rglob("*") if p.is_file())
             for file in files[: len(files) // 2]:
                 file.unlink()
             die()
-        return plain_rmtree(path, *args, **options)
+        return rmtree(path, *args, **options)
 
-    shutil.rmtree = rmtree
+    loop.Saver.save, shutil.rmtree = saving, removing
+    os.rename, os.replace = moving(rename), moving(replace)
+
+
+def _is_step(path) -> bool:
+    """Whether it is the directory of a committed step."""
+    path = Path(path)
+    return path.parent.name == "checkpoints" and path.name.isdigit()
 
 
 def _watch(directory: Path) -> None:
     """Kills once the directory of an unfinished save holds a file."""
-    while not any(p.is_file() for tmp in directory.glob("*tmp*") for p in tmp.rglob("*")):
+    while not any(p.is_file() for tmp in directory.glob("*tmp*") for p in _inside(tmp)):
         time.sleep(0.0005)
     die()
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Everything in a folder that others write and rename meanwhile."""
+    return [Path(where) / name for where, _, names in os.walk(folder) for name in names]
