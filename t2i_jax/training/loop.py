@@ -126,12 +126,13 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
                         reporter.settle()
                 if guard.tripped:
                     with goodput.part("restore"):
-                        state, number = guard.roll_back(saver, program, init_key, state)
+                        state, number, since = guard.roll_back(saver, program, init_key, state)
+                    goodput.roll_back(since)
                     reporter.rolled_back(number)
                     save()
                     upcoming = batches(number)
             if finished := number >= experiment.steps:
-                with Feed(batches(0), split_batch(mesh)) as feed:
+                with goodput.part("setup"), Feed(batches(0), split_batch(mesh)) as feed:
                     state = _finish(stage, state, frozen, feed)
             if finished or saver.latest() != number:
                 save(finished)

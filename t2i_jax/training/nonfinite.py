@@ -4,7 +4,7 @@ The step itself leaves the state as it was (step.py). The guard counts such step
 ``limits.nonfinite_row`` of them the training is rolled back:
 
     guard.see(step, values)                 every step's metrics, in order
-    if guard.tripped: state, step = guard.roll_back(saver, program, init_key, state)
+    if guard.tripped: state, step, _ = guard.roll_back(saver, program, init_key, state)
 
 The state of the last checkpoint before the row comes back, and its number becomes that of the row's last step. The
 number alone decides examples and noise, so the window between checkpoint and failure is never drawn again, and a later
@@ -78,10 +78,10 @@ class Guard:
 
     def roll_back(
         self, saver: Saver, program: Program, init_key: jax.Array, state: TrainState
-    ) -> tuple[TrainState, int]:
-        """The last checkpoint's state with the number of the step that tripped, and that number; ``state`` is freed.
+    ) -> tuple[TrainState, int, int]:
+        """The last checkpoint's state with the number of the step that tripped, that number, and the checkpoint's.
 
-        Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps between.
+        ``state`` is freed. Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps between.
         """
         saver.wait()
         step, row = self.tripped, self._memory["row"]
@@ -100,7 +100,7 @@ class Guard:
             leaf.delete()  # two states may not fit
         state = load_state(stage_dir, program.state, target) if target else program.init(init_key)
         self._write({"step": step, "rolled_back_to": target})
-        return renumbered(state, step), step
+        return renumbered(state, step), step, target
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
