@@ -81,7 +81,8 @@ class Guard:
     ) -> tuple[TrainState, int, int]:
         """The last checkpoint's state with the number of the step that tripped, that number, and the checkpoint's.
 
-        ``state`` is freed. Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps between.
+        ``state`` is freed. Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps
+        between.
         """
         saver.wait()
         step, row = self.tripped, self._memory["row"]

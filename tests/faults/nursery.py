@@ -38,12 +38,12 @@ class Nursery:
             command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
         self._alive: set[int] = set()
-        assert self._answer(120) == "ready"
+        assert self._answer(600) == "ready"
 
     def start(self, life: Life) -> int:
         """The pid of a process that begins ``life``."""
         self._driver.stdin.write(json.dumps({"life": asdict(life)}) + "\n")
-        pid = int(self._answer(30))
+        pid = int(self._answer(120))
         self._alive.add(pid)
         return pid
 
@@ -54,7 +54,7 @@ class Nursery:
         self._alive.discard(pid)
         return int(code)
 
-    def run(self, life: Life, timeout: float = 120) -> int:
+    def run(self, life: Life, timeout: float = 300) -> int:
         return self.wait(self.start(life), timeout)
 
     def group(self, life: Life, processes: int) -> list[int]:

