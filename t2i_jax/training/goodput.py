@@ -93,11 +93,12 @@ class Goodput:
         return f"goodput {parts['step'] / total:.1%} of {total:.1f} s ({rest or 'nothing else'})"
 
     def write(self) -> None:
-        """Put the account on disk."""
+        """Put the account on disk; where there is no room, the next one will do."""
         self._written = time.perf_counter()
         if self._writes:
-            reached = max(self._reached, self._repeat)
-            write_whole(self._path, json.dumps({"reached": reached, "seconds": self.seconds()}) + "\n")
+            account = {"reached": max(self._reached, self._repeat), "seconds": self.seconds()}
+            with contextlib.suppress(OSError):
+                write_whole(self._path, json.dumps(account) + "\n")
 
     def _switch(self, name: str) -> str:
         now = time.perf_counter()

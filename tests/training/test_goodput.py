@@ -69,6 +69,14 @@ def test_a_way_back_loses_the_steps_since_the_checkpoint(tmp_path, tick):
     assert sum(found.values()) == 25
 
 
+def test_an_account_that_can_not_be_written_ends_no_training(tmp_path, tick):
+    account = Goodput(tmp_path / "gone" / "goodput.json")
+    account.begin()
+    steps(account, tick, (1, 2))
+    account.write()
+    assert account.seconds()["step"] == 8
+
+
 def test_only_one_of_several_processes_keeps_the_file(tmp_path, tick):
     Goodput(tmp_path / "goodput.json", writes=False).write()
     assert not list(tmp_path.iterdir())
