@@ -83,7 +83,7 @@ def train(args: list[str]) -> int:
             )
         return _train_folder(Path(path), variant, run)
     experiment = _experiment(config, rest, "train")
-    from t2i_jax.training import EXIT_UNSAVED, SaveFailed
+    from t2i_jax.training import EXIT_DIVERGED, EXIT_UNSAVED, SaveFailed
     from t2i_jax.training import train as run_training
 
     try:
@@ -91,6 +91,9 @@ def train(args: list[str]) -> int:
     except SaveFailed as error:
         print(f"t2i train: {error}", file=sys.stderr)
         return EXIT_UNSAVED
+    except FloatingPointError as error:
+        print(f"t2i train: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
 
 
 def plan(args: list[str]) -> int:
@@ -277,6 +280,20 @@ def _read_captions(path: str) -> list[str]:
     return texts
 
 
+def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> int:
+    """Do one step of a training again and look inside: loss, gradient, what is not finite, the examples.
+
+    Args:
+        stage: Directory of a trained stage, RUN/STAGE.
+        step: The step's number, as in metrics.jsonl and nonfinite.jsonl.
+    """
+    from t2i_jax.training.replay import replay as run_replay
+    from t2i_jax.training.run import read_experiment
+
+    print(run_replay(read_experiment(stage), Path(stage).parent, step).report())
+    return 0
+
+
 def evaluate(
     run: Annotated[str, tyro.conf.Positional], out: str = "", captions: int = 306, dataset: str = "", seed: int = 0
 ) -> int:
@@ -355,6 +372,7 @@ COMMANDS: dict[str, tuple[Callable, bool]] = {
     "plan": (plan, True),
     "doctor": (doctor, True),
     "demo": (demo, False),
+    "replay": (replay, False),
     "sample": (sample, False),
     "eval": (evaluate, False),
     "data": (data, True),

@@ -94,11 +94,7 @@ class Saver:
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed by the shardings of ``abstract`` (ShapeDtypeStructs), whatever mesh it came from."""
-        items = abstract.items()
-        ema = items.pop("ema")
-        reader, path = ocp.StandardCheckpointHandler(), self.directory / str(self.latest())
-        found = reader.restore(epath.Path(path / "train"), args=ocp.args.StandardRestore(items))
-        return TrainState(ema=reader.restore(epath.Path(path / "ema"), args=ocp.args.StandardRestore(ema)), **found)
+        return _read_state(self.directory / str(self.latest()), abstract)
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the newest checkpoint."""
@@ -208,9 +204,27 @@ def load_params(stage_dir: str | Path, step: int | None = None) -> tuple[Params,
     return reader.restore(item, args=ocp.args.PyTreeRestore(restore_args=numpy)), int(path.name)
 
 
+def load_state(stage_dir: str | Path, abstract: TrainState, step: int) -> TrainState:
+    """The whole state of ``RUN/<stage>`` at ``step``, placed by the shardings of ``abstract``.
+
+    Writes nothing, so it may look at a run that is being trained. Raises FileNotFoundError where there is none and
+    DamagedCheckpoint where it is not what was written.
+    """
+    return _read_state(_find(stage_dir, step, ("train", "ema")), abstract)
+
+
 def load_meta(stage_dir: str | Path, step: int | None = None) -> dict[str, Any]:
     """What ``Saver.save`` was given as ``meta``, of the step that ``load_params`` gives unless one is named."""
     return _read_meta(_find(stage_dir, step, ("ema", "meta") if step is None else ("meta",)))
+
+
+def _read_state(path: Path, abstract: TrainState) -> TrainState:
+    items = abstract.items()
+    ema = items.pop("ema")
+    read = lambda item, target: ocp.StandardCheckpointHandler().restore(
+        epath.Path(path / item), args=ocp.args.StandardRestore(target)
+    )
+    return TrainState(ema=read("ema", ema), **read("train", items))
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

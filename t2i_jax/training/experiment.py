@@ -50,6 +50,21 @@ class Reports:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """When a training that goes wrong is rolled back or ended. May differ when a run is continued."""
+
+    nonfinite_row: int = 3
+    """Steps in a row whose loss or gradient is not finite, each skipped, that roll back to the last checkpoint: one or
+    two are a bad batch or an overflow, a row is a state that has gone wrong."""
+    rollbacks: int = 3
+    """How often a training is rolled back, with fewer than ``checkpoints.every`` finite steps between, before it ends
+    with an error."""
+    watchdog_s: float = 1800.0
+    """Seconds in which a step, a save or a sample sheet must end, or the process writes its stacks and exits to be
+    started again; counted from the first step on. 0 waits for ever."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One training, completely: the same experiment on the same versions and mesh gives the same weights."""
 
@@ -76,3 +91,5 @@ class Experiment:
     """When the state is saved."""
     reports: Reports = Reports()
     """What is written while training."""
+    limits: Limits = Limits()
+    """When it is rolled back or ended because something goes wrong."""

@@ -54,6 +54,10 @@ class Inputs:
         """What the data set and the tokenizer are made of, as SHA-256."""
         return {"data": self.dataset.digest, "tokenizer": self.tokenizer.digest}
 
+    def indices(self, number: int) -> np.ndarray:
+        """Global indices of the examples of the step ``number`` (from 1), of all processes together."""
+        return order(self.seed, number - 1, self.data.batch, len(self.dataset))
+
     def visits(self, start: int, images: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches from step ``start`` on, as the pipeline gives them."""
         number, count = self.share

@@ -5,6 +5,9 @@
     RUN/<stage>/config.json           the experiment
     RUN/<stage>/checkpoints/<step>/   train, ema, meta
     RUN/<stage>/metrics.jsonl         one JSON object a line
+    RUN/<stage>/nonfinite.jsonl       steps that were skipped, with their examples, and roll-backs
+    RUN/<stage>/goodput.json          where the wall time went
+    RUN/<stage>/stacks-<process>.txt  where a process hung
     RUN/<stage>/samples/<step>.png    sample sheets
     RUN/<stage>/tensorboard/          event files
 """
@@ -19,7 +22,7 @@ from typing import Any
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 
-FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports")
+FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits")
 """Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt."""
 
 
@@ -54,6 +57,17 @@ class Run:
     @property
     def metrics(self) -> Path:
         return self.directory / "metrics.jsonl"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.directory / "nonfinite.jsonl"
+
+    @property
+    def goodput(self) -> Path:
+        return self.directory / "goodput.json"
+
+    def stacks(self, process: int) -> Path:
+        return self.directory / f"stacks-{process}.txt"
 
     @property
     def samples(self) -> Path:
