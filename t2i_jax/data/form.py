@@ -40,10 +40,14 @@ def serialize(example: Mapping[str, bytes | str | list[str]]) -> bytes:
 
 
 def parse(record: bytes) -> dict[str, list]:
-    """The feature lists of a serialised tf.train.Example: bytes, ints or floats."""
+    """The feature lists of a serialised tf.train.Example: bytes, ints or floats. Raises ValueError for other bytes."""
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
-    features = tf_example_pb2.Example.FromString(record).features.feature
+    try:
+        features = tf_example_pb2.Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from error
     return {
         name: list(getattr(value, value.WhichOneof("kind")).value)
         for name, value in features.items()

@@ -62,10 +62,17 @@ def decoded(dataset: Dataset, image_size: int) -> Decoded:
     return Decoded(images, captions, {key: reason for key, reason in bad.values()})
 
 
-def usable(record: dict, image_size: int) -> np.ndarray:
-    """The pixels of a record, uint8 [h, w, 3]. Raises BadPicture where picture or captions can't be used."""
+def check(record: dict) -> None:
+    """Raises BadPicture where a record is damaged or has no caption, whatever its picture is."""
+    if record.get("damage"):
+        raise BadPicture("damaged record", record["damage"])
     if not record["captions"]:
         raise BadPicture("empty caption")
+
+
+def usable(record: dict, image_size: int) -> np.ndarray:
+    """The pixels of a record, uint8 [h, w, 3]. Raises BadPicture where picture or captions can't be used."""
+    check(record)
     return pixels(record["image"], image_size)
 
 

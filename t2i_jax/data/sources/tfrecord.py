@@ -13,6 +13,7 @@ from typing import BinaryIO
 from etils import epath
 
 from t2i_jax.data.crc32c import masked
+from t2i_jax.data.form import parse
 from t2i_jax.data.pictures import BadPicture
 from t2i_jax.data.sources import raw
 
@@ -76,13 +77,9 @@ def records(file: BinaryIO) -> Iterator[bytes | BadPicture]:
 
 
 def _picture(name: str, number: int, record: bytes) -> raw.Raw:
-    from google.protobuf.message import DecodeError
-
-    from t2i_jax.data.form import parse
-
     try:
         features = parse(record)
-    except DecodeError as error:
+    except ValueError as error:
         raise BadPicture("damaged record", str(error)) from error
     picture = next((n for n in raw.PICTURE_NAMES if features.get(n)), None)
     if picture is None or not isinstance(features[picture][0], bytes):
