@@ -37,7 +37,7 @@ class Parquet(raw.Source):
             except BadPicture:
                 yield raw.Unit(name, 0, -1)  # reading it tells the reason
                 continue
-            _refuse_addresses(name, columns)
+            _refuse_addresses((self.path / name).name, columns)
             start = 0
             for rows in groups:
                 size = max(_UNIT, -(-rows // _PARTS))
@@ -142,7 +142,6 @@ def _is_text(value: object) -> bool:
 def _refuse_addresses(name: str, columns: list[str]) -> None:
     if set(raw.PICTURE_NAMES) & set(columns):
         return
-    name = name or "the table"
     if address := next((column for column in columns if column.lower() in ("url", "image_url")), None):
         raise ValueError(
             f"{name} has addresses of pictures (column {address}) and no pictures, and nothing is ever "

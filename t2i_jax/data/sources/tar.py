@@ -11,7 +11,6 @@ told once, and reading goes on at the next header. POSIX.1-1988 (USTAR), POSIX.1
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from t2i_jax.data.pictures import BadPicture
 from t2i_jax.data.sources.raw import is_unsafe
@@ -38,8 +37,8 @@ class Bad:
     error: BadPicture
 
 
-def members(file: BinaryIO, wanted: Callable[[str], int]) -> Iterator[Member | Bad]:
-    """The regular files of a tar for which ``wanted(name)`` gives a positive number: the most bytes they may have."""
+def members(file, wanted: Callable[[str], int]) -> Iterator[Member | Bad]:
+    """The regular files of a tar for which ``wanted(name)`` gives a positive number: the most bytes they may have. ``file``: anything with a read()."""
     name, size_again, offset = "", None, 0
     lost = False  # looking for the next header
     while True:
@@ -149,7 +148,7 @@ def _pax(data: bytes, name: str) -> tuple[str, int | None]:
     return name, size
 
 
-def _skip(file: BinaryIO, count: int) -> bool:
+def _skip(file, count: int) -> bool:
     """Read past ``count`` bytes; whether they were there. Reading, because seeking past the end does not fail."""
     while count:
         data = file.read(min(count, _STEP))

@@ -8,7 +8,6 @@ data costs that record; one in a length, the rest of the file, for nothing tells
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from etils import epath
 
@@ -49,8 +48,9 @@ class TFRecord(raw.Source):
                     yield f"{path.name} record {number}", error
 
 
-def records(file: BinaryIO) -> Iterator[bytes | BadPicture]:
-    """The records of a file, in order, and what stands for one that is damaged."""
+def records(file) -> Iterator[bytes | BadPicture]:
+    """The records of a file, in order, and what stands for one that is damaged. ``file``: anything with a
+    read()."""
     while head := file.read(12):
         if len(head) < 12:
             yield BadPicture("truncated TFRecord file", "within a length")
