@@ -38,7 +38,8 @@ class Bad:
 
 
 def members(file, wanted: Callable[[str], int]) -> Iterator[Member | Bad]:
-    """The regular files of a tar for which ``wanted(name)`` gives a positive number: the most bytes they may have. ``file``: anything with a read()."""
+    """The regular files of a tar for which ``wanted(name)`` gives a positive number: the most bytes they may have.
+    ``file``: anything with a read()."""
     name, size_again, offset = "", None, 0
     lost = False  # looking for the next header
     while True:
@@ -123,7 +124,7 @@ def _header(block: bytes) -> tuple[bytes, str, int] | None:
         name = prefix + b"/" + name
     kind = block[156:157]
     # before USTAR a folder was a file whose name ends in a slash
-    kind = _FOLDER if kind in b"0\0" and name.endswith(b"/") else kind
+    kind = _FOLDER if kind == b"\0" and name.endswith(b"/") else kind
     return kind, name.decode("utf-8", "replace"), 0 if kind in _LINKS + _FOLDER else size
 
 
