@@ -132,7 +132,7 @@ def as_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _example(work: Work, raw: Raw) -> tuple[dict, str, np.ndarray]:
+def _example(work: Work, raw: Raw) -> tuple[dict, str, np.void]:
     """An example, its split, and what is known of its facts. Raises BadPicture."""
     work.choice.check_scores(raw.scores)
     captions = work.choice.captions(raw.captions)
@@ -145,7 +145,7 @@ def _example(work: Work, raw: Raw) -> tuple[dict, str, np.ndarray]:
     fact["captions"], fact["size"] = len(captions), (picture.height, picture.width)
     if work.compare:
         fact["likeness"] = likeness(picture)
-    return {**raw.more, "image": image, "captions": captions, "key": key}, split, fact
+    return {**raw.more, "image": image, "captions": captions, "key": key}, split, fact[()]
 
 
 def _share(key: str) -> float:
