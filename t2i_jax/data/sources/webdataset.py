@@ -86,6 +86,8 @@ def _finished(sample: _Sample, tar: str, prefix: str, split: str) -> Iterator[ra
     try:
         if not sample.found["image"]:
             raise BadPicture("missing picture", "none of its members is a picture")
+        if not sample.found["text"] and not sample.found["json"]:
+            raise BadPicture("missing caption", "none of its members is a .txt or .json")
         row = raw.as_json(sample.json) if sample.found["json"] else {}
         captions = raw.as_text(sample.text).splitlines() if sample.found["text"] else raw.captions_in(row)
         more, scores = raw.texts_in(row), raw.scores_in(row)
