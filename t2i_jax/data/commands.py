@@ -2,24 +2,21 @@
 
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from t2i_jax.data.build import SKIPPED, Duplicates
 from t2i_jax.data.build import build as build_data
 from t2i_jax.data.choose import Choice
 from t2i_jax.data.dataset import load_dataset
+from t2i_jax.data.inspect import inspect as look_at
+from t2i_jax.data.inspect import spread
 from t2i_jax.data.likeness import MOST_DISTANCE
-from t2i_jax.data.ops import may_flip
-from t2i_jax.data.pictures import BadPicture, open_header
+from t2i_jax.data.page import write_page
 from t2i_jax.data.runners import Beam, Processes
 from t2i_jax.text.tokenizer import Tokenizer
-
-_SAMPLE = 10_000
 
 
 def build(
@@ -108,54 +105,30 @@ def tokenizer(dataset: Annotated[str, tyro.conf.Positional], out: str, split: st
     captions = [caption for row in load_dataset(dataset, split).captions for caption in row]
     trained = Tokenizer.train(captions, out, vocab)
     print(f"{out}: {trained.vocab} pieces from {len(captions):,} captions")
-    print(f"tokens a caption, marks included: {_spread(trained.lengths(captions))}")
+    print(f"tokens a caption, marks included: {spread(trained.lengths(captions))}")
 
 
-def inspect(dataset: Annotated[str, tyro.conf.Positional], split: str = "train", tokenizer: str | None = None) -> None:
-    """Show what is in a data set: counts, picture sizes, captions and their lengths. Nothing is decoded.
+def inspect(
+    dataset: Annotated[str, tyro.conf.Positional],
+    split: str = "train",
+    tokenizer: str | None = None,
+    page: str | None = None,
+) -> None:
+    """Show what is in a data set: counts, sizes, shapes, captions and their lengths, repetitions, samples.
 
-    Of a large data set 10,000 evenly spaced examples are looked at.
+    Of a large data set 10,000 evenly spaced examples are looked at, and repetitions are sought among those.
 
     Args:
         dataset: "emoji64", a data set's directory, or a TFDS name prepared on this machine.
         split: Split to look at.
         tokenizer: A tokenizer.model; shows how many tokens captions have.
+        page: An HTML file to write: the same, with pictures.
     """
     found = load_dataset(dataset, split)
-    every = -(-len(found) // _SAMPLE)
-    records = found.records(range(0, len(found), every))
-    print(f"{found.name} {split}: {len(found):,} examples in {found.directory}, digest {found.digest[:16]}")
-    if every > 1:
-        print(f"looked at every {every}th example: {len(records):,}")
-    kinds, sizes, bad = Counter(), [], Counter()
-    for record in records:
-        try:
-            header = open_header(record["image"])
-        except BadPicture as error:
-            bad[error.reason] += 1
-            continue
-        kinds[f"{header.format} {header.mode}"] += 1
-        sizes.append(header.size)
-    if sizes:
-        width, height = np.array(sizes).T
-        print(f"pictures: {_counts(kinds)}; shorter side {_spread(np.minimum(width, height))}")
-        print(f"width over height: {_spread(width / height)}")
-    print(f"unusable by their headers: {_counts(bad) or 'none'}")
-    captions = [record["captions"] for record in records]
-    texts = [caption for row in captions for caption in row]
-    print(f"captions a picture: {_spread(np.array([len(row) for row in captions]))}; without: {captions.count([])}")
-    print(f"characters a caption: {_spread(np.array([len(text) for text in texts] or [0]))}")
-    if tokenizer:
-        print(f"tokens a caption, marks included: {_spread(Tokenizer.load(tokenizer).lengths(texts))}")
-    print(f"may be mirrored: {np.mean([may_flip(row) for row in captions]):.0%}")
-    for record in records[:: max(1, len(records) // 5)][:5]:
+    facts = look_at(found, Tokenizer.load(tokenizer) if tokenizer else None)
+    print(facts.text())
+    for record in found.records(range(0, len(found), max(1, len(found) // 5)))[:5]:
         print(f"  {record['key']}: {' | '.join(record['captions'])[:100]}")
-
-
-def _spread(values: np.ndarray) -> str:
-    low, middle, high, most = np.percentile(values, [0, 50, 99, 100])
-    return f"{low:.4g} to {most:.4g}, median {middle:.4g}, 99% up to {high:.4g}"
-
-
-def _counts(counter: Counter) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counter.most_common())
+    if page:
+        write_page(facts, found, page)
+        print(f"the page: {page}")

@@ -1,7 +1,6 @@
 """Whatever is fed to a build ends as a picture or as a counted reason: no crash, no hang, bounded memory."""
 
 import json
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -17,12 +16,15 @@ from tests.faults import rubbish
 MEGABYTES = 300
 # In a process of its own, so that a crash is seen and memory is its own; prints peak memory after each source
 CODE = """
-import json, resource, sys
+import re, sys
+from pathlib import Path
+import pyarrow.parquet
 from t2i_jax.data.build import build
 out, *sources = sys.argv[1:]
 for number, source in enumerate(sources):
     build(source, f"{out}/{number}", "x")
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), flush=True)
+    status = Path("/proc/self/status")  # ru_maxrss would count what the parent had
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text()).group(1) if status.exists() else 0, flush=True)
 """
 REASONS = {
     "empty file", "not a picture", "does not decode", "too many pixels", "missing picture", "missing caption",
@@ -48,7 +50,7 @@ def build_all(home: Path, sources: list[Path], seconds: float) -> tuple[list[Cou
         skipped.append(Counter(line["reason"] for line in lines))
         assert skipped[-1] == json.loads((directory / "manifest.json").read_text())["skipped"]
         assert set(skipped[-1]) <= REASONS
-    megabytes = (last - first) / (1024 if sys.platform == "linux" else 1024**2)
+    megabytes = (last - first) / 1024
     print(f"{megabytes:.0f} MB beyond the sound pictures; skipped {[dict(one.most_common()) for one in skipped]}")
     return skipped, megabytes
 
@@ -101,7 +103,7 @@ def test_bombs_and_absurd_captions_are_counted_each_by_its_reason(tmp_path):
     }
     (found,), megabytes = build_all(tmp_path, [fill(tmp_path / "in", files)], 300)
     assert found == want
-    assert megabytes <= MEGABYTES
+    assert (100 if sys.platform == "linux" else 0) <= megabytes <= MEGABYTES  # the giant is seen
 
 
 @pytest.mark.stress
@@ -111,9 +113,3 @@ def test_the_largest_pictures_of_all_kinds_take_little_memory(tmp_path):
         (skipped,), megabytes = build_all(folder, [folder / "in"], 600)
         assert not skipped
         assert megabytes <= MEGABYTES, name
-
-
-def test_memory_of_a_child_is_seen():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    subprocess.run([sys.executable, "-c", f"x = bytearray({before} * 1024 + 100_000_000)"], check=True)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > before
