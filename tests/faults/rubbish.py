@@ -17,7 +17,7 @@ from tests.data.conftest import picture
 from tests.data.test_sources import tfrecord_of
 
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-SIDE = 5600  # just within the limit of pixels
+SIDE, WEBP_SIDE = 5600, 3570  # just within the limits of pixels
 
 
 def mutate(rng: np.random.Generator, data: bytes) -> bytes:
@@ -119,7 +119,7 @@ def giants() -> dict[str, bytes]:
         "palette.gif": (Image.new("P", side), {"transparency": 0}),
         "cmyk.jpg": (Image.new("CMYK", side, (9, 9, 9, 9)), {}),
         "turned.jpg": (Image.new("RGB", side, "red"), {"exif": exif}),
-        "alpha.webp": (Image.new("RGBA", side, (9, 9, 9, 99)), {"quality": 1, "method": 0}),
+        "alpha.webp": (Image.new("RGBA", (WEBP_SIDE, WEBP_SIDE), (9, 9, 9, 99)), {"quality": 1, "method": 0}),
         "plain.tif": (Image.new("RGB", side, "red"), {"compression": "tiff_deflate"}),
     }
     out = {}
