@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from t2i_jax.data.form import MANIFEST, parse
-from t2i_jax.data.pictures import SUFFIXES
+from t2i_jax.data.pictures import SUFFIXES, BadPicture
 from t2i_jax.data.records import Damaged, Piece, Records
 
 EMBEDDED = {"emoji64": Path(__file__).parent / "emoji64"}
@@ -104,6 +104,14 @@ class Dataset:
         }
         image = raw["image"][0] if raw.get("image") else b""
         return {**more, "image": image, "captions": captions, "key": key or f"{self.split}/{index}", "index": index}
+
+
+def check(record: dict) -> None:
+    """Raises BadPicture where a record is damaged or has no caption, whatever its picture is."""
+    if record.get("damage"):
+        raise BadPicture("damaged record", record["damage"])
+    if not record["captions"]:
+        raise BadPicture("empty caption")
 
 
 def load_dataset(name: str | os.PathLike, split: str = "train") -> Dataset:

@@ -12,9 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import Dataset, check
 from t2i_jax.data.likeness import MOST_DISTANCE, Seen, likeness
-from t2i_jax.data.memory import check
 from t2i_jax.data.ops import may_flip
 from t2i_jax.data.pictures import BadPicture, decode, open_header
 from t2i_jax.text.tokenizer import Tokenizer

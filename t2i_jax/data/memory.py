@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import Dataset, check
 from t2i_jax.data.pictures import BadPicture, pixels
 
 _CHUNK = 512
@@ -60,14 +60,6 @@ def decoded(dataset: Dataset, image_size: int) -> Decoded:
         images[index], captions[index] = images[good], captions[good]
     images.flags.writeable = False
     return Decoded(images, captions, {key: reason for key, reason in bad.values()})
-
-
-def check(record: dict) -> None:
-    """Raises BadPicture where a record is damaged or has no caption, whatever its picture is."""
-    if record.get("damage"):
-        raise BadPicture("damaged record", record["damage"])
-    if not record["captions"]:
-        raise BadPicture("empty caption")
 
 
 def usable(record: dict, image_size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 1100px; margin: 2rem au
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }
 tr { border-bottom: 1px solid var(--line); } .bar { background: var(--bar); height: .8rem; min-width: 1px; }
-.n { text-align: right; font-variant-numeric: tabular-nums; }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 1rem; }
 figure { margin: 0; overflow-wrap: anywhere; font-size: 13px; } figcaption p { margin: .2rem 0; }
 figure img { max-width: 160px; max-height: 160px; border: 1px solid var(--line); background: #fff; }
@@ -40,7 +40,7 @@ def write_page(facts: Facts, dataset: Dataset, out: str | Path, count: int = 48)
     Path(out).write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1><table>{rows}</table><h2>Width over height</h2><table>{bars}</table>"
-        f"<h2>Every {step}th example</h2><main>{tiles}</main></html>\n",
+        f"<h2>One example in {step}</h2><main>{tiles}</main></html>\n",
         encoding="utf-8",
     )
 
