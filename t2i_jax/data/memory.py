@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import Dataset, check
 from t2i_jax.data.pictures import BadPicture, pixels
 
 _CHUNK = 512
@@ -64,8 +64,7 @@ def decoded(dataset: Dataset, image_size: int) -> Decoded:
 
 def usable(record: dict, image_size: int) -> np.ndarray:
     """The pixels of a record, uint8 [h, w, 3]. Raises BadPicture where picture or captions can't be used."""
-    if not record["captions"]:
-        raise BadPicture("empty caption")
+    check(record)
     return pixels(record["image"], image_size)
 
 

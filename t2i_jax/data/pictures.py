@@ -5,14 +5,24 @@ transparency (over white), animation (first frame) and EXIF rotation all end as 
 """
 
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 32_000_000
+"""Decoding takes up to 8 bytes a pixel: a quarter of a gigabyte for the largest."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+_STRIP = 1 << 20
+# What Pillow's decoders were seen to raise, or could, on bytes that are no picture
+_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
+    AssertionError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 class BadPicture(ValueError):
@@ -35,11 +45,12 @@ def open_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadPicture("too many pixels", str(error)) from error
     except UnidentifiedImageError as error:
         raise BadPicture("not a picture") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except _ERRORS as error:
         raise BadPicture("does not decode", str(error)) from error
     width, height = picture.size
-    if width * height > max_pixels:
-        raise BadPicture("too many pixels", f"{width}×{height} by its header, {max_pixels} are allowed")
+    allowed = max_pixels * 2 // 5 if picture.format == "WEBP" else max_pixels  # whose decoder takes 20 bytes a pixel
+    if width * height > allowed:
+        raise BadPicture("too many pixels", f"{width}×{height} by its header, {allowed} are allowed")
     return picture
 
 
@@ -49,22 +60,42 @@ def decode(data: bytes, at_least: int | None = None, max_pixels: int = MAX_PIXEL
     ``at_least``: sides this long are enough; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, which is
     several times faster.
     """
-    picture = open_header(data, max_pixels)
+    return _decoded(open_header(data, max_pixels), at_least)
+
+
+def _decoded(picture: Image.Image, at_least: int | None = None) -> Image.Image:
     try:
         turned = _is_turned(picture)
         if at_least and picture.format == "JPEG":
             picture.draft(None, (at_least, at_least))
         if turned:
-            picture = ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)  # not two of them
         if picture.mode.startswith("I;16") or picture.mode == "I":
-            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+            return _by_strips(picture, _upper_bytes)
         if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            return Image.alpha_composite(white, picture).convert("RGB")
-        return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ZeroDivisionError) as error:
+            return _by_strips(picture, _over_white)
+        picture.load()
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    except _ERRORS as error:
         raise BadPicture("does not decode", str(error)) from error
+
+
+def _by_strips(picture: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The whole picture converted to RGB a few rows at a time, which needs no second and third copy of it."""
+    width, height = picture.size
+    out, rows = Image.new("RGB", picture.size), max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        out.paste(convert(picture.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return out
+
+
+def _upper_bytes(part: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(part) >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(part: Image.Image) -> Image.Image:
+    part = part.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB")
 
 
 def is_plain(header: Image.Image) -> bool:
@@ -80,7 +111,10 @@ def is_plain(header: Image.Image) -> bool:
 
 
 def _is_turned(header: Image.Image) -> bool:
-    return "exif" in header.info and header.getexif().get(0x0112, 1) != 1
+    try:
+        return "exif" in header.info and header.getexif().get(0x0112, 1) != 1
+    except _ERRORS:  # broken EXIF, which viewers pass over as well
+        return False
 
 
 def fit(picture: Image.Image, size: int) -> np.ndarray:
@@ -107,10 +141,21 @@ def canonical(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[bytes, tuple[i
 
     A plain picture stays byte for byte; all else becomes PNG.
     """
-    picture = decode(data, max_pixels=max_pixels)
-    size = (picture.height, picture.width)
-    if is_plain(open_header(data, max_pixels)):
-        return data, size
+    data, picture = standard(data, max_pixels)
+    return data, (picture.height, picture.width)
+
+
+def standard(
+    data: bytes, max_pixels: int = MAX_PIXELS, check: Callable[[int, int], None] = lambda width, height: None
+) -> tuple[bytes, Image.Image]:
+    """The bytes of ``canonical``, and the picture itself, decoded. Raises BadPicture, and before anything is decoded
+    what ``check(width, height)`` raises."""
+    header = open_header(data, max_pixels)
+    check(*header.size)
+    plain, picture = is_plain(header), _decoded(header)
+    del header  # its pixels, where they are not the picture's
+    if plain:
+        return data, picture
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)
-    return out.getvalue(), size
+    return out.getvalue(), picture

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from t2i_jax.data.checks import check_bad
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import Dataset, check
 from t2i_jax.data.ops import choose_flips, choose_texts, may_flip, text_at
 from t2i_jax.data.order import Shares
 from t2i_jax.data.pictures import BadPicture, canonical, is_plain, open_header
@@ -119,8 +119,7 @@ class Stream(Iterator):
         tries = min(_TRIES, len(self._dataset))
         for _ in range(tries):
             try:
-                if not record["captions"]:
-                    raise BadPicture("empty caption")
+                check(record)
                 return record["captions"], read(record["image"])
             except BadPicture as error:
                 self.bad[record["index"]] = error.reason
