@@ -97,23 +97,23 @@ def test_any_cut_or_flip_of_a_file_either_decodes_or_is_a_bad_picture():
             for place in rng.integers(0, len(data), 3):
                 data[place] = rng.integers(256)
             with contextlib.suppress(BadPicture):
-                assert pixels(bytes(data), 16).shape == (16, 16, 3)
+                assert pixels(bytes(data), (16, 16)).shape == (16, 16, 3)
 
 
 def test_fit_takes_the_middle_square_and_keeps_the_mean():
     middle = np.asarray(COLOURS)[:, 5:35]
-    np.testing.assert_array_equal(fit(COLOURS, 30), middle)
+    np.testing.assert_array_equal(fit(COLOURS, (30, 30)), middle)
     for size in (8, 15, 60):
-        small = fit(COLOURS, size)
+        small = fit(COLOURS, (size, size))
         assert small.shape == (size, size, 3)
         np.testing.assert_allclose(small.mean((0, 1)), middle.mean((0, 1)), atol=1)
 
 
 def test_a_jpeg_decoded_at_a_fraction_looks_like_the_whole_one_made_smaller():
     data = picture(3, (256, 256), "JPEG", quality=95)
-    assert decode(data, at_least=32).size == (32, 32)
-    whole = fit(decode(data), 32).astype(int)
-    assert np.abs(whole - pixels(data, 32)).mean() < 3
+    assert decode(data, at_least=(32, 32)).size == (32, 32)
+    whole = fit(decode(data), (32, 32)).astype(int)
+    assert np.abs(whole - pixels(data, (32, 32))).mean() < 3
 
 
 def test_plain_files_keep_their_bytes_and_others_become_a_png_that_shows_the_same():
