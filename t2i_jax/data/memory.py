@@ -25,7 +25,8 @@ class Decoded:
     """All examples. Example i is ``images[b][place]``, with the bucket and the place that the deal gives it, and
     ``captions[i]``; where it can't be used (see ``bad``), another stands there."""
 
-    images: tuple[UInt8[np.ndarray, "b h w 3"], ...]
+    images: tuple[np.ndarray, ...]
+    """uint8 [b, h, w, 3] of every bucket."""
     captions: list[list[str]]
     bad: dict[int, str]
     """Indices of unusable examples and the reason for each."""

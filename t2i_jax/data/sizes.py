@@ -7,7 +7,7 @@ is shown; one whose header can't be read is 0 by 0.
 """
 
 import os
-import tempfile
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,6 +73,7 @@ def _on_its_side(header) -> bool:
 
 def _write(path: Path, table: np.ndarray) -> None:
     """Several processes may write the same at once: each a file of its own, the last name stays."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}")
+    with part.open("wb") as file:
         np.save(file, table)
-    os.replace(file.name, path)
+    os.replace(part, path)

@@ -62,10 +62,12 @@ class Inputs:
         """Shapes of a global batch of squares, as the step takes it."""
         return batch_shapes(self.data)
 
-    def images(self) -> list[jax.ShapeDtypeStruct]:
-        """Shapes of the pictures that the steps bring: one, or one a bucket."""
-        image = self.shapes()["image"]
-        return [jax.ShapeDtypeStruct((image.shape[0], *shape, 3), image.dtype) for shape in self.deal.shapes]
+    def images(self) -> dict[tuple[int, ...], float]:
+        """The shapes of a batch's pictures, [b, h, w, 3], and the share of the steps that have each."""
+        steps = self.deal.steps.counts
+        return {
+            (self.data.batch, *shape, 3): count / sum(steps) for shape, count in zip(self.deal.shapes, steps)
+        }
 
     def digests(self) -> dict[str, str]:
         """What the data set and the tokenizer are made of, as SHA-256."""

@@ -51,7 +51,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     frozen = load_frozen(stage, paths.root, init_key, inputs.shapes())
     made_from = inputs.digests() | {name: digest(params) for name, params in frozen.items()}
     cache = Cache.of(stage, frozen, inputs, made_from, paths.cache, experiment.cache_gb)
-    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {})
+    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {}, inputs.images())
     if leader():
         paths.write(experiment)
 
@@ -69,7 +69,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         frozen = program.place_frozen(frozen)
         batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
         upcoming = batches(start)
-        step = program.step.lower(program.state, program.frozen, key, program.batch).compile()
+        step = program.compile(key)
         barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
         reporter = Reporter(
             stage.name, paths.metrics, start, experiment.steps, reports.every,
