@@ -20,7 +20,8 @@ def fits_memory(data: Data, dataset: Examples, deal: Deal) -> bool:
 def check_captions(
     data: Data, dataset: Examples, index: Sequence[int], rows: list[list[str]], tokenizer: Tokenizer
 ) -> None:
-    """Raise ValueError, with the fix, where captions (a list for each of the examples ``index``) don't fit the context."""
+    """Raise ValueError, with the fix, where captions don't fit the context: ``rows``, a list for each of the examples
+    ``index``."""
     if data.truncate:
         return
     texts = [caption for captions in rows for caption in captions]

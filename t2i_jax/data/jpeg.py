@@ -21,11 +21,13 @@ _PLAIN = ("Gray", "YCbCr")
 _scratch = threading.local()
 
 
-def quick_decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> np.ndarray | None:
+def quick_decode(
+    data: bytes, at_least: tuple[int, int], max_pixels: int, out: np.ndarray | None = None
+) -> np.ndarray | None:
     """uint8 [h, w, 3] of a plain JPEG; None for everything else, which is for Pillow to judge.
 
     Decoded at 1/2, 1/4 or 1/8 of its size where height and width stay ``at_least`` that. The array belongs to the
-    thread and is written over by its next call.
+    thread and is written over by its next call; it is ``out`` itself, written at once, where that has the very shape.
     """
     if simplejpeg is None or not data.startswith(_START) or not _is_simple(data):
         return None
@@ -36,7 +38,8 @@ def quick_decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> np.
         room = min(height // at_least[0], width // at_least[1]) if min(height, width) >= 16 else 1
         scale = next((scale for scale in _SCALES if scale <= room), 1)
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}
-        return simplejpeg.decode_jpeg(data, buffer=_buffer(height * width * 3), **least)
+        exact = out is not None and out.shape == (-(-height // scale), -(-width // scale), 3) and out.flags.c_contiguous
+        return simplejpeg.decode_jpeg(data, buffer=out if exact else _buffer(height * width * 3), **least)
     except ValueError:
         return None
 

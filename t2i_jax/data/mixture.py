@@ -38,7 +38,7 @@ class Mixture:
     def records(self, indices: Iterable) -> list[dict]:
         """As ``Dataset.records``; a key has the data set's name before it. Raises IndexError for an index outside."""
         index = np.fromiter(indices, np.int64)
-        if index.size and not (0 <= index.min() and index.max() < len(self)):
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
             raise IndexError(f"{self.name} has examples 0 to {len(self) - 1}, not {index.min()} to {index.max()}")
         of = np.searchsorted(self.starts, index, side="right") - 1
         out: list[dict] = [{}] * len(index)

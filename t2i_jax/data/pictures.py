@@ -105,10 +105,12 @@ def fit(picture: Image.Image | np.ndarray, shape: tuple[int, int]) -> np.ndarray
 
 def pixels(data: bytes, shape: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
     """Decode, cut to the shape's aspect ratio, resize: uint8 [h, w, 3], into ``out`` if given. Raises BadPicture."""
-    quick = quick_decode(data, shape, MAX_PIXELS)
+    quick = quick_decode(data, shape, MAX_PIXELS, out)
     found = fit(decode(data, at_least=shape) if quick is None else quick, shape)
     if out is None:
         return np.array(found)
+    if np.may_share_memory(found, out):  # decoded into it
+        return out
     if out.strides[1] > 0:
         out[...] = found
     else:  # mirrored: channel by channel is five times as fast as pixel by pixel

@@ -61,9 +61,7 @@ def batches(
     return _from_memory(Table(data, found.captions, tokenizer), shares, start_step, found if images else None)
 
 
-def _from_memory(
-    table: "Table", shares: Shares, step: int, found: Decoded | None
-) -> Iterator[dict[str, np.ndarray]]:
+def _from_memory(table: "Table", shares: Shares, step: int, found: Decoded | None) -> Iterator[dict[str, np.ndarray]]:
     while True:
         epoch, index = shares(step)
         batch = table.batch(shares.seed, epoch, index)

@@ -79,7 +79,9 @@ class Data:
     def _check_mixture(self) -> None:
         if isinstance(self.dataset, str):
             if not isinstance(self.split, str):
-                raise ValueError(f"data.split={self.split} has {len(self.split)} splits for the one data set {self.dataset}")
+                raise ValueError(
+                    f"data.split={self.split} has {len(self.split)} splits for the one data set {self.dataset}"
+                )
             return
         if not self.dataset or any(not 1e-6 <= weight <= 1e9 for _, weight in self.dataset):
             raise ValueError(
@@ -91,4 +93,6 @@ class Data:
                 "all, or one for each"
             )
         if len(set(self.parts)) < len(self.dataset):
-            raise ValueError(f"data.dataset={self.dataset}: a data set and split stand there twice; add up their weights")
+            raise ValueError(
+                f"data.dataset={self.dataset}: a data set and split stand there twice; add up their weights"
+            )

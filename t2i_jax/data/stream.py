@@ -26,7 +26,7 @@ from t2i_jax.text.tokenizer import Tokenizer
 
 _AHEAD = 3
 """Steps that are under way or ready before they are asked for."""
-_PIECE = 4
+_PIECE = 8
 """Pictures that a thread takes at once."""
 _TRIES = 1000
 

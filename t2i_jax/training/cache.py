@@ -53,7 +53,8 @@ class Cache:
         """The cache for a stage, nothing computed yet; None where there is nothing to keep or no room for it.
 
         ``made_from``: digests of the data set, the tokenizer and the frozen stages by name. Several processes keep no
-        cache: each would have to compute the whole of it. Nor do buckets, whose features differ in shape. Raises ValueError for captions longer than the context.
+        cache: each would have to compute the whole of it. Nor do buckets, whose features differ in shape. Raises
+        ValueError for captions longer than the context.
         """
         batch, captions = inputs.shapes(), inputs.dataset.captions
         image = jax.eval_shape(stage.image_features, frozen, batch["image"])

@@ -65,9 +65,7 @@ class Inputs:
     def images(self) -> dict[tuple[int, ...], float]:
         """The shapes of a batch's pictures, [b, h, w, 3], and the share of the steps that have each."""
         steps = self.deal.steps.counts
-        return {
-            (self.data.batch, *shape, 3): count / sum(steps) for shape, count in zip(self.deal.shapes, steps)
-        }
+        return {(self.data.batch, *shape, 3): count / sum(steps) for shape, count in zip(self.deal.shapes, steps)}
 
     def digests(self) -> dict[str, str]:
         """What the data set and the tokenizer are made of, as SHA-256."""

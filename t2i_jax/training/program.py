@@ -57,14 +57,18 @@ class Program:
 
 
 def build(
-    experiment: Experiment, mesh: Mesh, frozen: dict[str, Params], batch: dict[str, Any], cached: dict[str, Any],
+    experiment: Experiment,
+    mesh: Mesh,
+    frozen: dict[str, Params],
+    batch: dict[str, Any],
+    cached: dict[str, Any],
     images: Mapping[tuple[int, ...], float] | None = None,
 ) -> Program:
     """The program of ``experiment`` on ``mesh``.
 
     ``frozen``, ``batch``: arrays or shapes, ``batch`` as the pipeline gives it. ``cached``: "image" and/or "text" with
     the shapes of those features as a batch brings them; with the image's it brings no image. ``images``: the shapes
-    [b, h, w, 3] that the pictures of a batch have and the share of the steps that have each; default: that of ``batch``.
+    [b, h, w, 3] that the pictures of a batch have, and the share of the steps of each; default: that of ``batch``.
 
     Raises ValueError where the stage can't take pictures of one of these shapes.
     """

@@ -105,7 +105,7 @@ class TextViews:
 
 
 def stand_ins(deal: Deal, size: int, bad: Mapping[int, str]) -> np.ndarray:
-    """int64 [size]: every example's own number; for the ``bad`` ones that of the usable one which the pipeline shows."""
+    """int64 [size]: every example's own number; for the ``bad`` ones that of the one which the pipeline shows."""
     index = np.arange(size)
     for example in bad:
         index[example] = replacement(example, deal, bad)
