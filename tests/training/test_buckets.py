@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import json
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages import ClipStage, Stage, VAEStage
 from t2i_jax.training import EXIT_STOPPED, Experiment, Reports, train
 from t2i_jax.training.checkpoint import load_params
-from t2i_jax.training.inputs import Inputs
+from t2i_jax.training.inputs import Inputs, batch_shapes
 from t2i_jax.training.program import build as build_program
 from t2i_jax.training.run import Run, read_experiment
 from t2i_jax.training.serialize import decode, encode
@@ -114,3 +115,17 @@ def test_a_config_of_an_older_version_is_read_with_no_buckets(data):
     old = encode(experiment(dataclasses.replace(data, dataset="emoji64", split="train", buckets=())))
     del old["data"]["buckets"]
     assert decode(old, (Tint,)).data == Data(batch=8, image_size=16, context=64)
+
+
+@pytest.mark.parametrize("name", ["vae", "polish", "prior", "decoder", "upsampler"])
+def test_every_stage_but_clip_takes_pictures_that_are_no_squares(name):
+    one = importlib.import_module(f"configs.emoji.{name}").config()
+    key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(dataclasses.replace(one.data, batch=4))
+    params = jax.eval_shape(one.stage.init, key, batch)
+    frozen = jax.eval_shape(one.stage.expects, key, batch) if one.stage.reads else {}
+
+    def loss(params, frozen, key, batch):
+        return one.stage.loss(params, frozen, key, batch | one.stage.features(frozen, batch))[0]
+
+    wide = batch | {"image": jax.ShapeDtypeStruct((4, 48, 80, 3), np.uint8)}
+    assert jax.eval_shape(loss, params, frozen, key, wide).shape == ()
