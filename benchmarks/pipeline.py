@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,7 @@ def measure(case: Case, dataset, files: list[bytes], tokenizer: Tokenizer, batch
         def ours() -> None:
             for _ in range(steps):
                 next(stream)
+            wait(stream.ahead)  # what it reads ahead is its own work, and must not run in the other's turn
 
         def piece(start: int) -> None:
             for file in some[start : start + 16]:

@@ -32,14 +32,15 @@ _TRIES = 1000
 
 
 class Stream(Iterator):
-    """Iterator of batches from ``step`` on; ``bad`` maps the indices of replaced examples to the reason."""
+    """Iterator of batches from ``step`` on; ``bad`` maps the indices of replaced examples to the reason,
+    ``ahead`` has the batches that are being made."""
 
     def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, step: int, images: bool):
         self._data, self._dataset, self._share = data, dataset, shares.share
         self._pictures = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "pictures")
         self._steps = ThreadPoolExecutor(_AHEAD, "steps")
         self._make = _Maker(data, dataset, tokenizer, shares, self._pictures if images else None)
-        self._ahead: deque[Future] = deque()
+        self.ahead: deque[Future] = deque()
         self._first = self._next = step
         self.bad: dict[int, str] = {}
         weakref.finalize(self, _end, self._steps, self._pictures)
@@ -49,12 +50,12 @@ class Stream(Iterator):
         _end(self._steps, self._pictures)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        while len(self._ahead) < _AHEAD:
-            self._ahead.append(self._steps.submit(self._make, self._next))
+        while len(self.ahead) < _AHEAD:
+            self.ahead.append(self._steps.submit(self._make, self._next))
             self._next += 1
-        batch, bad = self._ahead.popleft().result()
+        batch, bad = self.ahead.popleft().result()
         self.bad |= bad
-        steps = max(self._next - len(self._ahead) - self._first, 100)  # one in the first batch is no reason to stop
+        steps = max(self._next - len(self.ahead) - self._first, 100)  # one in the first batch is no reason to stop
         check_bad(self._data, self._dataset, self.bad, steps * self._share)
         return batch
 
