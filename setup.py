@@ -24,6 +24,7 @@ CORE = [
     "etils[epath]>=1.9",
     "numpy>=2.1",
     "pillow>=11",
+    "simplejpeg>=1.8",
     "pyarrow>=18",
     "sentencepiece>=0.2.1",
     "protobuf>=5",  # what sentencepiece's description of a model needs, and does not ask for

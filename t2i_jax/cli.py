@@ -303,7 +303,7 @@ def evaluate(
         run: The cascade's run directory.
         out: Folder of the report; default RUN/eval.
         captions: How many captions of each split are painted.
-        dataset: The data set to measure on; default the one the cascade was trained on.
+        dataset: The data set to measure on; default the (first) one the cascade was trained on.
         seed: Of the chosen captions and the pictures' noise.
     """
     from t2i_jax.dalle2 import DallE2
@@ -311,7 +311,7 @@ def evaluate(
     from t2i_jax.training.run import read_experiment
 
     model = DallE2.load(run)
-    dataset = dataset or read_experiment(Path(run) / "upsampler").data.dataset
+    dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
     run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
     return 0
 

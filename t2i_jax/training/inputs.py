@@ -3,14 +3,17 @@
 The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from t2i_jax.data import Data, Dataset, batches, load_dataset
-from t2i_jax.data.order import order
+from t2i_jax.data import Data, batches, load_data
+from t2i_jax.data.deal import Deal, deal_of
+from t2i_jax.data.mixture import Examples
 from t2i_jax.data.pictures import pixels
 from t2i_jax.parallel.hosts import barrier, leader
 from t2i_jax.text import Tokenizer
@@ -24,16 +27,20 @@ class Inputs:
 
     data: Data
     seed: int
-    dataset: Dataset
+    dataset: Examples
     tokenizer: Tokenizer
     share: tuple[int, int] = (0, 1)
     """Which of how many equal parts of every batch this process reads."""
+    sizes: Path | None = None
+    """The directory where the pictures' sizes are kept, which buckets need."""
 
     @classmethod
     def open(cls, experiment: Experiment, paths: Run, share: tuple[int, int] = (0, 1)) -> "Inputs":
         """Load both. Raises FileNotFoundError or ValueError with the fix where the data or the vocabulary don't fit."""
         data = experiment.data
-        dataset = load_dataset(data.dataset, data.split)
+        dataset = load_data(data)
+        if leader():
+            deal_of(data, dataset, paths.cache)  # writes the sizes, where buckets need them
         if not paths.tokenizer.exists() and leader():
             Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer)
         barrier(f"tokenizer of {experiment.stage.name}")
@@ -44,11 +51,21 @@ class Inputs:
                 f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
                 f"{experiment.stage.name!r} knows {known}: set its vocab to at least {tokenizer.vocab}"
             )
-        return cls(data, experiment.seed, dataset, tokenizer, share)
+        return cls(data, experiment.seed, dataset, tokenizer, share, paths.cache)
+
+    @property
+    def deal(self) -> Deal:
+        """How the examples are dealt to the steps."""
+        return deal_of(self.data, self.dataset, self.sizes)
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a global batch, as the step takes it."""
+        """Shapes of a global batch of squares, as the step takes it."""
         return batch_shapes(self.data)
+
+    def images(self) -> dict[tuple[int, ...], float]:
+        """The shapes of a batch's pictures, [b, h, w, 3], and the share of the steps that have each."""
+        steps = self.deal.steps.counts
+        return {(self.data.batch, *shape, 3): count / sum(steps) for shape, count in zip(self.deal.shapes, steps)}
 
     def digests(self) -> dict[str, str]:
         """What the data set and the tokenizer are made of, as SHA-256."""
@@ -56,12 +73,12 @@ class Inputs:
 
     def indices(self, number: int) -> np.ndarray:
         """Global indices of the examples of the step ``number`` (from 1), of all processes together."""
-        return order(self.seed, number - 1, self.data.batch, len(self.dataset))
+        return self.deal.visits(self.seed, number - 1, self.data.batch)[1]
 
     def visits(self, start: int, images: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches from step ``start`` on, as the pipeline gives them."""
         number, count = self.share
-        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images=images)
+        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images, self.deal)
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches from step ``start`` on, as the step takes them."""
@@ -70,11 +87,12 @@ class Inputs:
 
     def examples(self, n: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """The first ``n`` examples of the first epoch as they are (first caption, no flip), and their captions."""
-        indices = order(self.seed, 0, min(n, len(self.dataset)), len(self.dataset))
+        square = deal_of(dataclasses.replace(self.data, buckets=()), self.dataset)
+        indices = square.visits(self.seed, 0, min(n, len(self.dataset)))[1]
         records = self.dataset.records(indices)
         captions = [record["captions"][0] for record in records]
         batch = {
-            "image": np.stack([pixels(record["image"], self.data.image_size) for record in records]),
+            "image": np.stack([pixels(record["image"], square.shapes[0]) for record in records]),
             "tokens": self.tokenizer(captions, self.data.context),
             "index": indices.astype(np.int32),
         }

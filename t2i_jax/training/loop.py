@@ -55,7 +55,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     frozen = load_frozen(stage, paths.root, init_key, inputs.shapes())
     made_from = inputs.digests() | {name: digest(params) for name, params in frozen.items()}
     cache = Cache.of(stage, frozen, inputs, made_from, paths.cache, experiment.cache_gb)
-    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {})
+    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {}, inputs.images())
     if leader():
         paths.write(experiment)
 
@@ -79,7 +79,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
         upcoming = batches(number)
         with goodput.part("compile"):
-            step = program.step.lower(program.state, program.frozen, key, program.batch).compile()
+            step = program.compile(key)
             barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
         watchdog = Watchdog(experiment.limits.watchdog_s, paths.stacks(jax.process_index()))
 

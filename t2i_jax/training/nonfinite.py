@@ -85,7 +85,7 @@ class Guard:
         ``state`` is freed. Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps
         between.
         """
-        saver.wait()
+        saver.latest()  # waits for a save that is under way
         step, row = self.tripped, self._memory["row"]
         stage_dir = saver.directory.parent
         target = last_before(step - row + 1, steps_saved(stage_dir), self._every)

@@ -90,7 +90,7 @@ def replay(experiment: Experiment, run: str | Path, number: int) -> Replay:
     frozen = load_frozen(stage, paths.root, init_key, inputs.shapes())
     made_from = inputs.digests() | {name: digest(params) for name, params in frozen.items()}
     cache = Cache.of(stage, frozen, inputs, made_from, paths.cache, experiment.cache_gb)
-    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {})
+    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {}, inputs.images())
     cached = frozenset(cache.shapes if cache else {})
     rollbacks = [(step, target) for step, target in read_rollbacks(paths.nonfinite) if step < number]
     start = begin_from(number, steps_saved(paths.directory), rollbacks)
