@@ -167,7 +167,7 @@ def suffer(disk, count, seed):
         size = sum(path.stat().st_size for path in (saver.directory / "1").rglob("*") if path.is_file())
         for step in range(2, count + 2):
             before = saver.latest()
-            ballast = fill(disk, int(rng.uniform(0, 1.1 * size)))
+            ballast = fill(disk, int(rng.uniform(0, 1.5 * size)))
             saver.save(step, state, {})
             after = saver.latest()
             assert after in (before, step)
