@@ -64,7 +64,8 @@ class Saver:
         self._writer = Writer()
         self._pool = ThreadPoolExecutor(1, "saver")
         self._saving: tuple[int, Future] | None = None
-        self._failed = 0
+        self._failed, self._lost = 0, ""
+        self._remedy = f"make room in {self.directory} and start the training again"
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint that is whole, None if there is none; waits for one that is being written."""
@@ -101,8 +102,8 @@ class Saver:
         return _read_meta(self.directory / str(self.latest()))
 
     def wait(self) -> None:
-        """Return when everything is on disk. Raises SaveFailed where it can't be brought there."""
-        self._settle(last=True)
+        """Return when nothing is being written any more; raises as ``save`` does."""
+        self._settle()
 
     def __enter__(self) -> "Saver":
         return self
@@ -113,14 +114,18 @@ class Saver:
         except SaveFailed as error:
             if kind is None:
                 raise
-            self.report(SAVES_FAILED, str(error))  # what ended the training says more
+            if not issubclass(kind, SaveFailed):
+                complain(SAVES_FAILED, str(error))  # what ended the training is raised
 
     def close(self) -> None:
+        """Raises SaveFailed where the last state that was to be saved is not on disk."""
         try:
-            self.wait()
+            self._settle()
         finally:
             self._pool.shutdown()
             self._writer.close()
+        if self._failed:
+            raise SaveFailed(f"{self._lost}. The last state is lost: {self._remedy}")
 
     def _open(self) -> int | None:
         """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from."""
@@ -146,9 +151,12 @@ class Saver:
         if leader():
             there = steps(self.directory)
             for step in set(there) - set(kept(there, self._keep, self._period)):
-                discard(self.directory / str(step))
+                try:
+                    discard(self.directory / str(step))
+                except OSError as error:
+                    complain(SAVES_FAILED, f"the checkpoint of step {step} could not be removed: {error}")
 
-    def _settle(self, last: bool = False) -> None:
+    def _settle(self) -> None:
         """Wait for a save that is under way and take note of how it went."""
         if self._saving is None:
             return
@@ -163,12 +171,10 @@ class Saver:
             clear(self.directory)
         self._writer = Writer()
         whole = "there is no checkpoint yet" if self._latest is None else f"step {self._latest} is whole"
-        text = f"step {step} could not be saved ({_reason(error)}); {whole}"
-        if last or self._failed > self._tolerate:
-            why = "the last state is lost" if last else f"{self._failed} saves in a row failed"
-            raise SaveFailed(f"{text}. {why}: make room in {self.directory} and start the training again") from error
-        tolerated = f"{self._failed} of {self._tolerate} failed saves in a row are tolerated"
-        self.report(SAVES_FAILED, f"{text}. Training goes on: {tolerated}")
+        self._lost = f"step {step} could not be saved ({_reason(error)}); {whole}"
+        if self._failed > self._tolerate:
+            raise SaveFailed(f"{self._lost}. {self._failed} saves in a row failed: {self._remedy}") from error
+        self.report(SAVES_FAILED, f"{self._lost}. Failed saves in a row: {self._failed}, tolerated: {self._tolerate}")
 
 
 def _reason(error: BaseException | None) -> str:

@@ -61,7 +61,10 @@ def clear(directory: Path) -> None:
             sync_directory(directory)
         else:
             shutil.rmtree(left, ignore_errors=True)
-    shutil.rmtree(directory / TRASH, ignore_errors=True)
+    trash = directory / TRASH
+    trash.mkdir(exist_ok=True)  # while there is room for it
+    for gone in trash.iterdir():
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 class Items(ocp.CompositeCheckpointHandler):

@@ -89,5 +89,6 @@ def test_what_a_killed_save_left_is_removed_unless_it_lacked_nothing_but_the_nam
     (step.parent / "trash" / "6-1").mkdir(parents=True)
     clear(step.parent)
     assert steps(step.parent) == [7]
-    assert {path.name for path in step.parent.iterdir()} == {"7"}
+    assert {path.name for path in step.parent.iterdir()} == {"7", "trash"}
+    assert not list((step.parent / "trash").iterdir())
     assert check(step) == []
