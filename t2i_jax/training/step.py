@@ -55,8 +55,9 @@ def make_step(
             ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
             return TrainState(state.step + 1, params, ema, opt_state)
 
+        skip = lambda state: dataclasses.replace(state, step=state.step + 1)
         # a branch, not a select of each leaf: that would keep old and new values at once
-        return jax.lax.cond(finite, update, lambda state: dataclasses.replace(state, step=state.step + 1), state), metrics
+        return jax.lax.cond(finite, update, skip, state), metrics
 
     return step
 
