@@ -68,7 +68,8 @@ class Replay:
         rows += [f"first leaf that is not finite: {self.first}" if self.first else "every leaf is finite"]
         rows += [f"  {name}" for name in self.leaves[1:8]]
         rows += [f"  and {len(self.leaves) - 8} more"] if len(self.leaves) > 8 else []
-        rows += [f"{len(self.examples)} examples; the first {_PICTURES} are in {self.sheet}"]
+        some = f"the first {_PICTURES} pictures" if len(self.examples) > _PICTURES else "their pictures"
+        rows += [f"{len(self.examples)} examples; {some} are in {self.sheet}"]
         rows += [f"  {e['index']:>8}  {e['key']}  {e['caption']}" for e in self.examples]
         return "\n".join(rows)
 

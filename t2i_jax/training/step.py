@@ -10,8 +10,8 @@ moments and counts stay bit for bit. So the next step draws other examples and o
 follows the optimizer's count of updates, does not move on either.
 """
 
+import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,16 +44,20 @@ def make_step(
         rng = jax.random.fold_in(key, state.step)
         (value, metrics), grads = gradient(state.params, frozen, rng, batch)
         norm = optax.tree.norm(grads)
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         rate = optimizer.rate(_updates(state), steps)
         metrics |= {"loss": value, "grad_norm": norm, "lr": rate, "skipped": 1 - finite}
-        old = (state.params, state.ema, state.opt_state)
-        kept = jax.tree.map(partial(jnp.where, finite), (params, ema, opt_state), old)
-        return TrainState(state.step + 1, *kept), metrics
+
+        def update(state: TrainState) -> TrainState:
+            updates, opt_state = transform.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
+            return TrainState(state.step + 1, params, ema, opt_state)
+
+        skip = lambda state: dataclasses.replace(state, step=state.step + 1)
+        # a branch, not a select of each leaf: that would keep old and new values at once
+        return jax.lax.cond(finite, update, skip, state), metrics
 
     return step
 
