@@ -1,21 +1,25 @@
-"""Batches of data that does not fit memory: read by index, decoded and resized a few steps ahead.
+"""Batches of data that does not fit memory: a tf.data pipeline reads by index, decodes and resizes some steps ahead.
 
-A step's records are read in one go; then every picture is decoded by one of as many threads as there are cores, into
-the place in the batch that it will have. libjpeg-turbo and Pillow let go of Python's lock while they work, so the
-threads do. An unusable example is replaced by another (``Deal.stand_ins``). All of it is a function of the step, so
-every process and every repetition sees the same, and what memory.py shows.
+Each step is one element of a tf.data range. Its records are read in one go; then every picture is decoded by one of as
+many threads as there are cores, into the place in the batch that it will have. libjpeg-turbo and Pillow let go of
+Python's lock while they work, so the threads do; TensorFlow's own decoder takes a fifth longer, and gives other pixels
+than those that memory.py shows. An unusable example is replaced by another (``Deal.stand_ins``). All of it is a
+function of the step, so every process and every repetition sees the same.
 """
 
+import contextlib
 import os
 import weakref
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
 from itertools import chain, islice
 
 import numpy as np
 
 from t2i_jax.data.checks import check_bad
+from t2i_jax.data.dataset import check
 from t2i_jax.data.deal import Shares
 from t2i_jax.data.memory import usable
 from t2i_jax.data.mixture import Examples, named, part_at
@@ -25,49 +29,87 @@ from t2i_jax.data.settings import Data
 from t2i_jax.text.tokenizer import Tokenizer
 
 _AHEAD = 3
-"""Steps that are under way or ready before they are asked for."""
+"""Steps that are under way at once."""
 _PIECE = 8
 """Pictures that a thread takes at once."""
 _TRIES = 1000
 
 
 class Stream(Iterator):
-    """Iterator of batches from ``step`` on; ``bad`` maps the indices of replaced examples to the reason,
-    ``ahead`` has the batches that are being made."""
+    """Iterator of batches from ``step`` on; ``bad`` maps the indices of replaced examples to the reason."""
 
     def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, step: int, images: bool):
         self._data, self._dataset, self._share = data, dataset, shares.share
+        self._images, self._first, self._next = images, step, step
         self._pictures = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "pictures")
-        self._steps = ThreadPoolExecutor(_AHEAD, "steps")
         self._make = _Maker(data, dataset, tokenizer, shares, self._pictures if images else None)
-        self.ahead: deque[Future] = deque()
-        self._first = self._next = step
         self.bad: dict[int, str] = {}
-        weakref.finalize(self, _end, self._steps, self._pictures)
+        # TensorFlow's threads call Python: they must be gone before the interpreter is, or it aborts at exit
+        self._ahead: list[Iterator] = []
+        weakref.finalize(self, _end, self._ahead, self._pictures)
 
     def close(self) -> None:
         """End the threads that read ahead."""
-        _end(self._steps, self._pictures)
+        _end(self._ahead, self._pictures)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        while len(self.ahead) < _AHEAD:
-            self.ahead.append(self._steps.submit(self._make, self._next))
-            self._next += 1
-        batch, bad = self.ahead.popleft().result()
-        self.bad |= bad
-        steps = max(self._next - len(self.ahead) - self._first, 100)  # one in the first batch is no reason to stop
+        batch = self._read() if self._images else self._make(self._next)
+        self._next += 1
+        self.bad |= self._make.bad.pop(self._next - 1, {})
+        steps = max(self._next - self._first, 100)  # one bad example in the first batch is no reason to stop
         check_bad(self._data, self._dataset, self.bad, steps * self._share)
         return batch
 
+    def _read(self) -> dict[str, np.ndarray]:
+        if not self._ahead:
+            self._ahead.append(pipeline(self._make, self._next).as_numpy_iterator())
+        try:
+            return next(self._ahead[0])
+        except tensorflow().errors.OpError:
+            self._ahead.clear()
+            self._make(self._next)  # raises what stopped it, in Python's own words
+            raise
+
+
+def pipeline(make: Callable[[int], dict[str, np.ndarray]], step: int):
+    """The tf.data.Dataset of the batches that ``make`` makes, from ``step`` on and in order, some ahead of the reader.
+
+    ``make`` must not hold the reader, whose end it would keep from coming.
+    """
+    tf = tensorflow()
+    types = {"tokens": tf.int32, "index": tf.int32, "caption": tf.int32, "flipped": tf.bool, "image": tf.uint8}
+
+    def read(step: np.int64) -> list[np.ndarray]:
+        batch = make(int(step))
+        return [batch[name] for name in types]
+
+    steps = tf.data.Dataset.range(step, np.iinfo(np.int64).max)
+    batches = steps.map(
+        lambda step: dict(zip(types, tf.numpy_function(read, [step], [*types.values()]))),
+        num_parallel_calls=_AHEAD,
+        deterministic=True,
+    )
+    return batches.prefetch(1)
+
+
+@cache
+def tensorflow():
+    """TensorFlow, kept off the accelerators, which belong to JAX."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # whoever used TensorFlow before in this process has settled its devices
+        tf.config.set_visible_devices([], "GPU")
+    return tf
+
 
 class _Maker:
-    """A step's batch, and the examples in it that had to be replaced. Holds no reference to the stream, whose end it
-    would keep from coming."""
+    """A step's batch; ``bad`` has, by step, the examples that had to be replaced."""
 
     def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, pool: Executor | None):
         self._data, self._dataset, self._tokenizer, self._shares, self._pool = data, dataset, tokenizer, shares, pool
+        self.bad: dict[int, dict[int, str]] = {}
 
-    def __call__(self, step: int) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
         epoch, index = self._shares(step)
         records, bad = self._dataset.records(index), {}
         batch = self._texts(epoch, index, records)
@@ -90,15 +132,17 @@ class _Maker:
             batch = self._texts(epoch, index, records)
             for row in failed:
                 place(row)
-        return batch if images is None else batch | {"image": images}, bad
+        if bad:
+            self.bad[step] = bad
+        return batch if images is None else batch | {"image": images}
 
     def _fault(self, record: dict, images: np.ndarray | None, row: int, flip: bool) -> str | None:
         """Put a record's picture into its row; what is wrong with it, if anything is."""
         try:
             if images is not None:
                 usable(record, images[row, :, ::-1] if flip else images[row])
-            elif not record["captions"]:
-                raise BadPicture("empty caption")
+            else:
+                check(record)
         except BadPicture as error:
             return error.reason
         return None
@@ -129,6 +173,6 @@ class _Maker:
         }
 
 
-def _end(steps: Executor, pictures: Executor) -> None:
-    for pool in (steps, pictures):
-        pool.shutdown(wait=False, cancel_futures=True)
+def _end(ahead: list[Iterator], pictures: Executor) -> None:
+    ahead.clear()
+    pictures.shutdown(wait=False, cancel_futures=True)
