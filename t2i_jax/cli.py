@@ -212,7 +212,9 @@ def demo(
         return code
     print(f"trained all stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
     captions = read_config(Path(configs) / "captions.py", "captions")
-    _draw(run, captions, 4, 0, out)
+    from t2i_jax.painting import paint
+
+    paint(run, captions, 4, 0, out)
     return 0
 
 
@@ -238,46 +240,10 @@ def sample(
     """
     if bool(caption) == bool(captions):
         raise UsageError('give either a sentence, `t2i sample RUN "a red apple"`, or --captions FILE.jsonl')
-    texts = [caption] if caption else _read_captions(captions)
-    _draw(run, texts, n, seed, out, guidance)
+    from t2i_jax.painting import paint, read_captions
+
+    paint(run, [caption] if caption else read_captions(captions), n, seed, out, guidance)
     return 0
-
-
-def _draw(run: str, texts: list[str], n: int, seed: int, out: str, guidance: float | None = None) -> None:
-    import dataclasses
-
-    import numpy as np
-
-    from t2i_jax.dalle2 import DallE2
-    from t2i_jax.diffusion.guidance import Guidance
-    from t2i_jax.training.sheet import sheet
-
-    if Path(out).suffix not in (".png", ".npz"):
-        raise UsageError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
-    model = DallE2.load(run)
-    if guidance is not None:
-        model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
-    images = model(texts, n=n, seed=seed)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    if out.endswith(".npz"):
-        np.savez_compressed(out, images=images)
-    else:
-        sheet(images, [text for text in texts for _ in range(n)], out)
-    print(f"{len(images)} pictures in {out}")
-
-
-def _read_captions(path: str) -> list[str]:
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"--captions {path}: no such file")
-    texts = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            texts.append(row if isinstance(row, str) else row["caption"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UsageError(f'{path}, line {number}: expected {{"caption": "..."}}, found {line[:80]!r}') from error
-    return texts
 
 
 def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> int:

@@ -12,7 +12,7 @@ makes its contiguous share of the global batch, and together they make what one 
 decoded once (memory.py), large ones are read by index and decoded a few steps ahead (stream.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from t2i_jax.data.stream import Stream
 from t2i_jax.text.tokenizer import Tokenizer
 
 _SAMPLE = 4096
+Unusable = Callable[[Mapping[int, str]], None]
 
 
 def batches(
@@ -38,11 +39,13 @@ def batches(
     process_count: int = 1,
     images: bool = True,
     deal: Deal | None = None,
+    unusable: Unusable = lambda found: None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The endless row of batches from ``start_step`` on, of this process's share; see the module.
 
     ``images=False`` leaves the pictures out and costs next to nothing, for training on cached features. ``deal`` is
-    that of the data; without one it is made here, which for buckets reads every picture's header.
+    that of the data; without one it is made here, which for buckets reads every picture's header. ``unusable`` is told
+    of examples that can't be used, by index with the reason, when they are met.
 
     Raises ValueError at once, not at the first batch, for a batch that the processes can't share, for captions longer
     than the context unless ``data.truncate`` (of data too large for memory, 4,096 evenly spaced examples are looked
@@ -54,10 +57,12 @@ def batches(
         sample = range(0, len(dataset), -(-len(dataset) // _SAMPLE))
         rows = [record["captions"] for record in dataset.records(sample)]
         check_captions(data, dataset, sample, rows, tokenizer)
-        return Stream(data, dataset, tokenizer, shares, start_step, images)
+        return Stream(data, dataset, tokenizer, shares, start_step, images, unusable)
     found = decoded(dataset, deal)
     check_captions(data, dataset, range(len(dataset)), found.captions, tokenizer)
     check_bad(data, dataset, found.bad, len(dataset))
+    if found.bad and process_index == 0:
+        unusable(found.bad)
     return _from_memory(Table(data, found.captions, tokenizer), shares, start_step, found if images else None)
 
 

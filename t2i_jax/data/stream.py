@@ -11,7 +11,7 @@ import contextlib
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice
@@ -38,12 +38,16 @@ _TRIES = 1000
 class Stream(Iterator):
     """Iterator of batches from ``step`` on; ``bad`` maps the indices of replaced examples to the reason."""
 
-    def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, step: int, images: bool):
+    def __init__(
+        self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, step: int, images: bool,
+        unusable: Callable[[Mapping[int, str]], None],
+    ):  # fmt: skip
         self._data, self._dataset, self._share = data, dataset, shares.share
         self._images, self._first, self._next = images, step, step
         self._pictures = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "pictures")
         self._make = _Maker(data, dataset, tokenizer, shares, self._pictures if images else None)
         self.bad: dict[int, str] = {}
+        self._unusable = unusable
         # TensorFlow's threads call Python: they must be gone before the interpreter is, or it aborts at exit
         self._ahead: list[Iterator] = []
         weakref.finalize(self, _end, self._ahead, self._pictures)
@@ -55,7 +59,9 @@ class Stream(Iterator):
     def __next__(self) -> dict[str, np.ndarray]:
         batch = self._read() if self._images else self._make(self._next)
         self._next += 1
-        self.bad |= self._make.bad.pop(self._next - 1, {})
+        if new := self._make.bad.pop(self._next - 1, None):
+            self.bad |= new
+            self._unusable(new)
         steps = max(self._next - self._first, 100)  # one bad example in the first batch is no reason to stop
         check_bad(self._data, self._dataset, self.bad, steps * self._share)
         return batch

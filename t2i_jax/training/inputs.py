@@ -3,9 +3,11 @@
 The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -13,12 +15,14 @@ import numpy as np
 
 from t2i_jax.data import Data, batches, load_data
 from t2i_jax.data.deal import Deal, deal_of
-from t2i_jax.data.mixture import Examples
-from t2i_jax.data.pictures import pixels
+from t2i_jax.data.memory import usable
+from t2i_jax.data.mixture import Examples, title
+from t2i_jax.data.pictures import BadPicture
 from t2i_jax.parallel.hosts import barrier, leader
 from t2i_jax.text import Tokenizer
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.run import Run
+from t2i_jax.training.unusable import Unusable
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Inputs:
     seed: int
     dataset: Examples
     tokenizer: Tokenizer
+    unusable: Unusable
+    """Takes down the examples that can't be used."""
     share: tuple[int, int] = (0, 1)
     """Which of how many equal parts of every batch this process reads."""
     sizes: Path | None = None
@@ -51,7 +57,8 @@ class Inputs:
                 f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
                 f"{experiment.stage.name!r} knows {known}: set its vocab to at least {tokenizer.vocab}"
             )
-        return cls(data, experiment.seed, dataset, tokenizer, share, paths.cache)
+        unusable = Unusable(paths.unusable(jax.process_index()), dataset)
+        return cls(data, experiment.seed, dataset, tokenizer, unusable, share, paths.cache)
 
     @property
     def deal(self) -> Deal:
@@ -78,7 +85,9 @@ class Inputs:
     def visits(self, start: int, images: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches from step ``start`` on, as the pipeline gives them."""
         number, count = self.share
-        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images, self.deal)
+        return batches(
+            self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images, self.deal, self.unusable
+        )
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches from step ``start`` on, as the step takes them."""
@@ -89,14 +98,23 @@ class Inputs:
         """The first ``n`` examples of the first epoch as they are (first caption, no flip), and their captions."""
         square = deal_of(dataclasses.replace(self.data, buckets=()), self.dataset)
         indices = square.visits(self.seed, 0, min(n, len(self.dataset)))[1]
-        records = self.dataset.records(indices)
+        records, pictures = zip(*(self._usable(int(index), square) for index in indices))
         captions = [record["captions"][0] for record in records]
         batch = {
-            "image": np.stack([pixels(record["image"], square.shapes[0]) for record in records]),
+            "image": np.stack(pictures),
             "tokens": self.tokenizer(captions, self.data.context),
-            "index": indices.astype(np.int32),
+            "index": np.array([record["index"] for record in records], np.int32),
         }
         return batch, captions
+
+    def _usable(self, index: int, deal: Deal) -> tuple[dict, np.ndarray]:
+        """Record and picture of an example, or of the one that stands in for it."""
+        out = np.empty((*deal.shapes[0], 3), np.uint8)
+        for example in (index, *islice(deal.stand_ins(index), 1000)):
+            (record,) = self.dataset.records([example])
+            with contextlib.suppress(BadPicture):
+                return record, usable(record, out)
+        raise ValueError(f"no usable example near {index} in {title(self.dataset)}")
 
 
 def batch_shapes(data: Data) -> dict[str, jax.ShapeDtypeStruct]:

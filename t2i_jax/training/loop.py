@@ -97,6 +97,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
             reporter.say(text)
         saver.report = reporter.incident
         reporter.count(REJECTED, len(saver.rejected))
+        inputs.unusable.tell(reporter.say, reporter.count)
         preview = Preview(experiment, inputs, mesh, preview_key, paths.samples)
         last = min(until or experiment.steps, experiment.steps)
 

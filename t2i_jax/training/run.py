@@ -6,6 +6,7 @@
     RUN/<stage>/checkpoints/<step>/   train, ema, meta
     RUN/<stage>/metrics.jsonl         one JSON object a line
     RUN/<stage>/nonfinite.jsonl       steps that were skipped, with their examples, and roll-backs
+    RUN/<stage>/unusable-<process>.jsonl  examples that could not be used
     RUN/<stage>/goodput.json          where the wall time went
     RUN/<stage>/stacks-<process>.txt  where a process hung
     RUN/<stage>/samples/<step>.png    sample sheets
@@ -65,6 +66,9 @@ class Run:
     @property
     def goodput(self) -> Path:
         return self.directory / "goodput.json"
+
+    def unusable(self, process: int) -> Path:
+        return self.directory / f"unusable-{process}.jsonl"
 
     def stacks(self, process: int) -> Path:
         return self.directory / f"stacks-{process}.txt"

@@ -15,6 +15,7 @@ from t2i_jax.training.cache import Cache
 from t2i_jax.training.features import program_digest, stored
 from t2i_jax.training.frozen import digest
 from t2i_jax.training.inputs import Inputs
+from t2i_jax.training.unusable import Unusable
 from t2i_jax.training.views import ImageViews, TextViews, stand_ins
 from tests.training.toy import Second, Toy, toy_batch
 
@@ -23,10 +24,11 @@ DATA = Data(dataset="emoji64", split="train[:24]", batch=8, image_size=8, contex
 
 
 @pytest.fixture(scope="module")
-def inputs():
+def inputs(tmp_path_factory):
     dataset = load_dataset(DATA.dataset, DATA.split)
     captions = (c for row in dataset.captions for c in row)
-    return Inputs(DATA, 3, dataset, Tokenizer.train(captions, vocab=512))
+    unusable = Unusable(tmp_path_factory.mktemp("run") / "unusable-0.jsonl", dataset)
+    return Inputs(DATA, 3, dataset, Tokenizer.train(captions, vocab=512), unusable)
 
 
 @pytest.fixture(scope="module")
