@@ -24,6 +24,7 @@ CORE = [
     "etils[epath]>=1.9",
     "numpy>=2.1",
     "pillow>=11",
+    "simplejpeg>=1.8",
     "pyarrow>=18",
     "sentencepiece>=0.2.1",
     "protobuf>=5",  # what sentencepiece's description of a model needs, and does not ask for
@@ -41,6 +42,8 @@ EXTRAS = {
     "gpu": [f"jax[cuda12]{JAX}; sys_platform == 'linux'"],
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "wandb": ["wandb>=0.19"],
+    # in an environment of its own: it wants pillow<13, pyarrow<26 and protobuf<7, older than constraints/ has
+    "beam": ["apache-beam>=2.77"],
     "export": ["torch>=2.13", "diffusers>=0.42.1", "transformers>=5.23"],
     "interop": ["torch==2.13.0", "diffusers==0.42.1", "transformers==5.23.0"],
     "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "beartype>=0.20", "ruff>=0.17.6,<0.18",

@@ -2,10 +2,11 @@
 
     python launch/supervise.py [--dry-run] [--restarts 1000] [--wait 10] -- t2i train CONFIG --run RUN
 
-Exit codes decide. 0: done. 64 (a wrong call, config or input): trying again will not help, so it ends with 64. Anything
-else (a crash, a killed process, 75: stopped by a signal that was not for us) starts it again, after ``--wait`` seconds,
-twice as long each time until five minutes, and as at first once it has run for ten. SIGTERM and Ctrl-C go to the
-command, which saves and stops, and end the supervision. Needs nothing but Python.
+Exit codes decide. 0: done. 64 (a wrong call, config or input) and 65 (rolled back in vain from steps that are not
+finite): trying again will not help, so it ends with that code. Anything else (a crash, a killed process, 79: hung, 75:
+stopped by a signal that was not for us) starts it again, after ``--wait`` seconds, twice as long each time until five
+minutes, and as at first once it has run for ten. SIGTERM and Ctrl-C go to the command, which saves and stops, and end
+the supervision. Needs nothing but Python.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 
-DONE, USAGE = 0, 64
+DONE, HOPELESS = 0, (64, 65)
 LONGEST_WAIT, LONG_RUN = 300.0, 600.0
 
 
@@ -30,7 +31,7 @@ def main(args: list[str] | None = None) -> int:
     if not command:
         parser.error("no command: write it after --")
     if options.dry_run:
-        print(f"until it ends with 0 or 64, at most {options.restarts + 1} times: {shlex.join(command)}")
+        print(f"until it ends with 0, 64 or 65, at most {options.restarts + 1} times: {shlex.join(command)}")
         return DONE
     return supervise(command, options.restarts, options.wait)
 
@@ -55,7 +56,7 @@ def supervise(command: list[str], restarts: int, wait: float) -> int:
                 child[0].send_signal(number)
             code = child[0].wait()
             lasted = time.monotonic() - began
-            if code in (DONE, USAGE) or asked or attempt == restarts:
+            if code in (DONE, *HOPELESS) or asked or attempt == restarts:
                 break
             pause = wait if lasted > LONG_RUN else pause
             said = f"supervise: ended with {code} after {lasted:.0f} s; again in {pause:.0f} s"

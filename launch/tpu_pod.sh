@@ -12,7 +12,7 @@
 #     launch/tpu_pod.sh [--dry-run] NAME delete           give the slice back
 #
 # Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30 seconds between looks).
-# A command that ends with 64 (a wrong config) is not tried again.
+# A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again.
 set -euo pipefail
 
 usage() {
@@ -119,7 +119,7 @@ all)
             while true; do
                 code=0
                 run "$@" || code=$?
-                if ((code == 0 || code == 64)) || [[ -n $dry ]]; then
+                if ((code == 0 || code == 64 || code == 65)) || [[ -n $dry ]]; then
                     delete
                     exit "$code"
                 fi

@@ -83,9 +83,17 @@ def train(args: list[str]) -> int:
             )
         return _train_folder(Path(path), variant, run)
     experiment = _experiment(config, rest, "train")
+    from t2i_jax.training import EXIT_DIVERGED, EXIT_UNSAVED, SaveFailed
     from t2i_jax.training import train as run_training
 
-    return run_training(experiment, run)
+    try:
+        return run_training(experiment, run)
+    except SaveFailed as error:
+        print(f"t2i train: {error}", file=sys.stderr)
+        return EXIT_UNSAVED
+    except FloatingPointError as error:
+        print(f"t2i train: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
 
 
 def plan(args: list[str]) -> int:
@@ -211,7 +219,9 @@ def demo(
         return code
     print(f"trained all stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
     captions = read_config(Path(configs) / "captions.py", "captions")
-    _draw(run, captions, 4, 0, out)
+    from t2i_jax.painting import paint
+
+    paint(run, captions, 4, 0, out)
     return 0
 
 
@@ -237,46 +247,24 @@ def sample(
     """
     if bool(caption) == bool(captions):
         raise UsageError('give either a sentence, `t2i sample RUN "a red apple"`, or --captions FILE.jsonl')
-    texts = [caption] if caption else _read_captions(captions)
-    _draw(run, texts, n, seed, out, guidance)
+    from t2i_jax.painting import paint, read_captions
+
+    paint(run, [caption] if caption else read_captions(captions), n, seed, out, guidance)
     return 0
 
 
-def _draw(run: str, texts: list[str], n: int, seed: int, out: str, guidance: float | None = None) -> None:
-    import dataclasses
+def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> int:
+    """Do one step of a training again and look inside: loss, gradient, what is not finite, the examples.
 
-    import numpy as np
+    Args:
+        stage: Directory of a trained stage, RUN/STAGE.
+        step: The step's number, as in metrics.jsonl and nonfinite.jsonl.
+    """
+    from t2i_jax.training.replay import replay as run_replay
+    from t2i_jax.training.run import read_experiment
 
-    from t2i_jax.dalle2 import DallE2
-    from t2i_jax.diffusion.guidance import Guidance
-    from t2i_jax.training.sheet import sheet
-
-    if Path(out).suffix not in (".png", ".npz"):
-        raise UsageError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
-    model = DallE2.load(run)
-    if guidance is not None:
-        model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
-    images = model(texts, n=n, seed=seed)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    if out.endswith(".npz"):
-        np.savez_compressed(out, images=images)
-    else:
-        sheet(images, [text for text in texts for _ in range(n)], out)
-    print(f"{len(images)} pictures in {out}")
-
-
-def _read_captions(path: str) -> list[str]:
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"--captions {path}: no such file")
-    texts = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            texts.append(row if isinstance(row, str) else row["caption"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UsageError(f'{path}, line {number}: expected {{"caption": "..."}}, found {line[:80]!r}') from error
-    return texts
+    print(run_replay(read_experiment(stage), Path(stage).parent, step).report())
+    return 0
 
 
 def evaluate(
@@ -288,7 +276,7 @@ def evaluate(
         run: The cascade's run directory.
         out: Folder of the report; default RUN/eval.
         captions: How many captions of each split are painted.
-        dataset: The data set to measure on; default the one the cascade was trained on.
+        dataset: The data set to measure on; default the (first) one the cascade was trained on.
         seed: Of the chosen captions and the pictures' noise.
     """
     from t2i_jax.dalle2 import DallE2
@@ -296,7 +284,7 @@ def evaluate(
     from t2i_jax.training.run import read_experiment
 
     model = DallE2.load(run)
-    dataset = dataset or read_experiment(Path(run) / "upsampler").data.dataset
+    dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
     run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
     return 0
 
@@ -320,6 +308,15 @@ def data(args: list[str]) -> int:
 
     functions = {"build": commands.build, "tokenizer": commands.tokenizer, "inspect": commands.inspect}
     result = tyro.extras.subcommand_cli_from_dict(functions, args=args, prog="t2i data")
+    return result if isinstance(result, int) else 0
+
+
+def ckpt(args: list[str]) -> int:
+    """List, verify and compare checkpoints: ``t2i ckpt {list,verify,diff} ...``."""
+    from t2i_jax.training import commands
+
+    functions = {"list": commands.list_checkpoints, "verify": commands.verify, "diff": commands.diff}
+    result = tyro.extras.subcommand_cli_from_dict(functions, args=args, prog="t2i ckpt")
     return result if isinstance(result, int) else 0
 
 
@@ -348,9 +345,11 @@ COMMANDS: dict[str, tuple[Callable, bool]] = {
     "plan": (plan, True),
     "doctor": (doctor, True),
     "demo": (demo, False),
+    "replay": (replay, False),
     "sample": (sample, False),
     "eval": (evaluate, False),
     "data": (data, True),
+    "ckpt": (ckpt, True),
     "export": (export, False),
 }
 """Name -> (function, whether it reads its arguments itself)."""

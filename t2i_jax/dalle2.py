@@ -70,7 +70,7 @@ class DallE2:
         further = [name for name in (POLISH, SECOND) if steps_saved(run / name)]
         experiments = {name: read_experiment(run / name) for name in (*STAGES, *further)}
         stages: dict[str, Stage] = {name: experiments[name].stage for name in STAGES}
-        params = load_together(run, experiments)
+        params, _ = load_together(run, experiments)
         params["painter"] = polished(params["vae"], params.pop(POLISH)) if POLISH in params else params["vae"]
         data = experiments[SECOND if SECOND in experiments else "upsampler"].data
         if SECOND in experiments:

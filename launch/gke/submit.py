@@ -6,8 +6,9 @@
 
 TOPOLOGY as for `t2i plan`: v5e:16x16, v6e:16x16, v5p:8x8x8, as the cluster's node pools have it. Also read: SLICES (1),
 SPOT=1 for preemptible ones, ACCOUNT (default; a Kubernetes service account that may write the bucket), RESTARTS (100,
-after a failure or a preemption; exit code 64, a wrong config, ends it at once). The bucket is /mnt/shared in every pod.
-`kubectl delete jobset NAME` stops a training, which saves first; the same call goes on. Needs nothing but Python.
+after a failure or a preemption; exit code 64, a wrong config, or 65, diverged, ends it at once). The bucket is
+/mnt/shared in every pod. `kubectl delete jobset NAME` stops a training, which saves first; the same call goes on. Needs
+nothing but Python.
 """
 
 import json

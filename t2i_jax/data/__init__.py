@@ -4,14 +4,15 @@
     dataset = load_dataset("emoji64", "val_pair")
     dataset.records([0])[0]["captions"]
 
-Nothing here needs TensorFlow but the pipeline of data sets too large for memory.
+Nothing here needs TensorFlow.
 """
 
 from t2i_jax.data.dataset import Dataset, load_dataset
 from t2i_jax.data.memory import arrays
+from t2i_jax.data.mixture import load_data
 from t2i_jax.data.ops import texts_of
 from t2i_jax.data.order import order
 from t2i_jax.data.pipeline import batches
 from t2i_jax.data.settings import Data
 
-__all__ = ["Data", "Dataset", "arrays", "batches", "load_dataset", "order", "texts_of"]
+__all__ = ["Data", "Dataset", "arrays", "batches", "load_data", "load_dataset", "order", "texts_of"]

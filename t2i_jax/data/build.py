@@ -2,105 +2,167 @@
 
     t2i data build PICTURES --out DATA/mine        then   --data.dataset DATA/mine
 
-A picture that can't be used is skipped, counted by reason in the manifest and listed in ``skipped.jsonl``. The same
-source gives the same bytes. The directory appears under its name only when it is whole.
+The source is cut into units; processes, or machines, convert them (convert.py); this process then finds repetitions
+(likeness.py), and the units' records go into the files of the data set (shards.py). Nothing depends on who did what,
+or on an interruption: the same source and settings give the same bytes. What is done stays in ``OUT/.VERSION.part``
+until the data set appears under its name, whole; until then the same command goes on from there.
+
+A picture that can't be used is skipped, counted by reason in the manifest and listed in ``skipped.jsonl``.
 """
 
+import dataclasses
+import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 
-from t2i_jax.data import form
-from t2i_jax.data.pictures import MAX_PIXELS, BadPicture, canonical
-from t2i_jax.data.sources import Source, source_of
-from t2i_jax.text.normalize import normalize
+import numpy as np
+import PIL
+
+from t2i_jax import __version__
+from t2i_jax.data import form, shards
+from t2i_jax.data.choose import Choice
+from t2i_jax.data.convert import Work, convert, is_done, read_done, unit_file
+from t2i_jax.data.likeness import Seen
+from t2i_jax.data.runners import Processes, Runner
+from t2i_jax.data.sources import Source, Unit, source_of
 
 SKIPPED = "skipped.jsonl"
+EXACT, NEAR = "duplicate", "near-duplicate"
 
 
-def clean_captions(captions: list[str]) -> list[str]:
-    """Normalised, without empty ones and repetitions. Raises BadPicture where none is left."""
-    kept = list(dict.fromkeys(filter(None, map(normalize, captions))))
-    if not kept:
-        raise BadPicture("empty caption")
-    return kept
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """That pictures whose pixels an earlier picture of the source has are left out, in whatever split.
+
+    ``near``: bits of a perceptual hash, 0 to 3, in which a picture may differ and still be left out; None: same pixels
+    only. See likeness.py.
+    """
+
+    near: int | None = None
+
+    def __post_init__(self):
+        Seen(self.near)  # raises ValueError for a distance there is not
 
 
 def build(
-    source: str | Path,
-    out: str | Path,
+    source: str | os.PathLike,
+    out: str | os.PathLike,
     name: str | None = None,
     version: str = "1.0.0",
     holdout: float = 0.0,
-    max_pixels: int = MAX_PIXELS,
+    choice: Choice = Choice(),
+    duplicates: Duplicates | None = None,
     shard_mb: int = 256,
     group: int = 1,
     description: str = "",
+    run: Runner = Processes(1),
 ) -> dict:
-    """Convert ``source`` (a folder of pictures with .txt captions, or Parquet) to a data set in ``out/version``.
+    """Convert ``source``, whatever sources.source_of knows, to a data set in ``out/version``.
 
     Args:
-      source: folder of pictures, .parquet file, or folder of .parquet files.
-      out: directory of the data set; its last part is the name unless ``name`` is given.
+      source: folder of pictures with .txt or metadata.jsonl; .parquet, .tar or .tfrecord file or folder of them.
+      out: directory of the data set, local or mounted; its last part is the name unless ``name`` is given.
       name: name of the data set: lower-case letters, digits and underscores.
       version: three numbers; an existing version is never overwritten.
       holdout: share of "train" (0 to 1) that becomes split "val", chosen by a hash of each key.
-      max_pixels: pictures with more pixels than this, by their header, are skipped.
+      choice: which pictures and captions are taken.
+      duplicates: which repetitions are left out; None: all are kept.
       shard_mb: a new file is begun after so many megabytes.
-      group: records compressed together; see form.write_split.
+      group: records compressed together; see form.write_file.
       description: a sentence that TFDS shows.
+      run: who does the work; the result does not depend on it.
     Returns:
       The manifest: records, files and digests a split, and what was skipped, by reason.
     Raises:
       FileNotFoundError, ValueError: no such source, nothing usable in it, or a bad name.
       FileExistsError: that version is already there.
+      BlockingIOError: another build of it is running.
     """
-    source, out = Path(source).expanduser(), Path(out).expanduser()
-    name = name or _name_of(out)
+    out = Path(out).expanduser()
+    name = name or re.sub(r"\W+", "_", out.resolve().name).strip("_").lower()
     if not name.isidentifier() or name != name.lower():
         raise ValueError(f"name={name!r}: a data set's name is lower-case letters, digits and underscores")
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise ValueError(f"version={version!r}: three numbers with dots, such as 1.0.0")
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout={holdout}: a share from 0 up to, not including, 1")
-    origin, final = source_of(source), out / version
+    origin, final, part = source_of(source), out / version, out / f".{version}.part"
     if final.exists():
+        shutil.rmtree(part, ignore_errors=True)  # of a build that was killed after its last step
         raise FileExistsError(f"{final} is there already; give another version or remove it")
-    part = out / f".{version}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    found = _Found()
-    writers: dict[str, form.SplitWriter] = {}
-    for example in _examples(origin, max_pixels, found):
-        split = example.pop("split")
-        if split == "train" and _share(example["key"]) < holdout:
-            split = "val"
-        if split not in writers:
-            writers[split] = form.SplitWriter(part, name, split, shard_mb << 20, group)
-        writers[split].write(example)
-    splits = {split: writers[split].close() for split in sorted(writers)}
-    if not splits:
-        _withdraw(part)
-        raise ValueError(f"nothing usable in {source}: {found.reasons()}, such as {found.skipped[:1]}")
-    if holdout and "train" not in splits:
-        _withdraw(part)
-        raise ValueError(
-            f"holdout={holdout} left no picture of {source} to train on; give a smaller share or more pictures"
-        )
-    shape = found.sizes.pop() if len(found.sizes) == 1 else (None, None)
-    form.write_metadata(
-        part, name, version, splits, found.fields, (*shape, 3), description or f"Built from {source.name}."
-    )
-    (part / SKIPPED).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found.skipped))
-    facts = {"name": name, "version": version, "captions": found.captions, "skipped": found.reasons()}
-    manifest = form.write_manifest(part, splits, **facts)
-    part.rename(final)
+    units = list(enumerate(origin.units()))
+    settings = {"name": name, "holdout": holdout, "choice": choice, "duplicates": duplicates, "shard_mb": shard_mb,
+                "group": group, "description": description, "versions": (__version__, PIL.__version__)}  # fmt: skip
+    with _part(part, f"{settings} {_fingerprint(origin, units)}"):
+        places = part / "units"
+        work = Work(os.fspath(origin.path), os.fspath(places), holdout, choice, duplicates is not None)
+        run(partial(convert, work), [task for task in units if not is_done(places, task[0])])
+        skipped = Counter()
+        with (part / SKIPPED).open("w", encoding="utf-8") as file:
+            for line in _skipped(places, len(units), duplicates):
+                skipped[line["reason"]] += 1
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        found = _look(places, len(units))
+        reasons = dict(skipped.most_common())
+        if not found.records or (holdout and not found.splits["train"]):
+            with (part / SKIPPED).open(encoding="utf-8") as file:
+                first = file.readline().strip()
+            _withdraw(part)
+            if not found.records:
+                raise ValueError(f"nothing usable in {source}: {reasons}, such as {first}")
+            raise ValueError(
+                f"holdout={holdout} left no picture of {source} to train on; give a smaller share or more pictures"
+            )
+        whole = part / "whole"
+        whole.mkdir(exist_ok=True)
+        assembly = shards.Assembly(os.fspath(places), os.fspath(whole), tuple(sorted(found.fields.items())), group)
+        files = shards.plan(places, len(units), name, shard_mb << 20)
+        run(partial(shards.write, assembly), [shard for split in files.values() for shard in split])
+        splits = {
+            split: form.Shards(
+                shards.digests(assembly, of), tuple(shard.records for shard in of), sum(shard.bytes for shard in of)
+            )
+            for split, of in files.items()
+        }
+        text = description or f"Built from {origin.path.name}."
+        form.write_metadata(whole, name, version, splits, found.fields, (*found.shape, 3), text)
+        shutil.copyfile(part / SKIPPED, whole / SKIPPED)
+        facts = {"name": name, "version": version, "captions": found.captions, "skipped": reasons}
+        manifest = form.write_manifest(whole, splits, **facts)
+        whole.rename(final)
+        shutil.rmtree(part)
     return manifest
+
+
+@contextmanager
+def _part(part: Path, settings: str) -> Iterator[None]:
+    """The folder of a build under way, for this process alone; emptied where it belongs to another build."""
+    part.mkdir(parents=True, exist_ok=True)
+    with (part / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"another process is building {part.parent}; wait for it, or give another --out"
+            ) from error
+        belongs = part / "settings"
+        if not (belongs.is_file() and belongs.read_text() == settings):
+            for entry in part.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                elif entry.name != "lock":
+                    entry.unlink()
+            (part / "units").mkdir()
+            belongs.write_text(settings)
+        yield
 
 
 def _withdraw(part: Path) -> None:
@@ -110,42 +172,65 @@ def _withdraw(part: Path) -> None:
         part.parent.rmdir()
 
 
-@dataclass
+def _fingerprint(origin: Source, units: list[tuple[int, Unit]]) -> str:
+    """A digest of the source's units, and of size and time of each file of records."""
+    digest = hashlib.sha256(f"{type(origin).__name__} {origin.path}".encode())
+    last = None
+    for _, unit in units:
+        digest.update(repr(unit).encode("utf-8", "replace"))
+        if not unit.names and unit.path != last:
+            last, stat = unit.path, (origin.path / unit.path).stat()
+            digest.update(f"{stat.length} {stat.mtime}".encode())
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass
 class _Found:
-    """What is known of the examples after a pass over them."""
+    """What is known of the kept examples."""
 
+    records: int = 0
     captions: int = 0
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    fields: dict[str, bool] = field(default_factory=dict)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-
-    def reasons(self) -> dict[str, int]:
-        return dict(Counter(line["reason"] for line in self.skipped).most_common())
+    splits: Counter = dataclasses.field(default_factory=Counter)
+    fields: dict[str, bool] = dataclasses.field(default_factory=dict)
+    shape: tuple[int | None, int | None] = (None, None)
 
 
-def _examples(origin: Source, max_pixels: int, found: _Found) -> Iterator[dict]:
-    """The usable examples of a source, in its order; ``found`` is filled along the way."""
-    for item in origin.items():
-        try:
-            raw = origin.read(item)
-            captions = clean_captions(raw.captions)
-            image, size = canonical(raw.image, max_pixels)
-        except BadPicture as error:
-            found.skipped.append({"item": origin.where(item), "reason": error.reason, "detail": str(error)})
-            continue
-        example = {**raw.more, "image": image, "captions": captions, "key": raw.key, "split": raw.split}
-        found.captions += len(captions)
-        if len(found.sizes) < 2:
-            found.sizes.add(size)
-        for name in example.keys() - {"image", "split"}:
-            found.fields[name] = found.fields.get(name, False) or isinstance(example[name], list)
-        yield example
+def _look(places: Path, count: int) -> _Found:
+    found, sizes = _Found(), set()
+    for number in range(count):
+        done, facts = read_done(places, number)
+        facts = facts[shards.kept(places, number, len(facts))]
+        found.records += len(facts)
+        found.captions += int(facts["captions"].sum())
+        if len(sizes) < 2:
+            sizes |= set(map(tuple, np.unique(facts["size"], axis=0)[:2].tolist()))
+        for split, records in zip(*np.unique(facts["split"], return_counts=True)):
+            found.splits[done.splits[split]] += int(records)
+        for kind in np.unique(facts["kind"]):
+            for name, many in done.kinds[kind].items():
+                found.fields[name] = found.fields.get(name, False) or many
+    found.fields = dict(sorted(found.fields.items()))
+    found.shape = sizes.pop() if len(sizes) == 1 else (None, None)
+    return found
 
 
-def _share(key: str) -> float:
-    """A number in [0, 1) that belongs to the key."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
-
-
-def _name_of(out: Path) -> str:
-    return re.sub(r"\W+", "_", out.resolve().name).strip("_").lower()
+def _skipped(places: Path, count: int, duplicates: Duplicates | None) -> Iterator[dict[str, str]]:
+    """Everything that was left out, in the order of the source; then the repetitions, with their kept twins."""
+    for number in range(count):
+        yield from read_done(places, number)[0].skipped
+    if duplicates is None:
+        return
+    seen, starts = Seen(duplicates.near), [0]
+    names = lru_cache(16)(lambda number: read_done(places, number)[0].where)
+    for number in range(count):
+        facts = read_done(places, number)[1]
+        kept = np.ones(len(facts), bool)
+        for row, one in enumerate(facts["likeness"]):
+            if twin := seen.twin(one):
+                kept[row] = False
+                unit = int(np.searchsorted(starts, twin.number, side="right")) - 1
+                other = names(unit)[twin.number - starts[unit]]
+                reason = EXACT if twin.exact else NEAR
+                yield {"item": names(number)[row], "reason": reason, "detail": f"of {other}", "twin": other}
+        np.save(unit_file(places, number, "kept.npy"), kept)
+        starts.append(starts[-1] + len(facts))

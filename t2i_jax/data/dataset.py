@@ -19,8 +19,8 @@ from functools import cached_property
 from pathlib import Path
 
 from t2i_jax.data.form import MANIFEST, parse
-from t2i_jax.data.pictures import SUFFIXES
-from t2i_jax.data.records import Piece, Records
+from t2i_jax.data.pictures import SUFFIXES, BadPicture
+from t2i_jax.data.records import Damaged, Piece, Records
 
 EMBEDDED = {"emoji64": Path(__file__).parent / "emoji64"}
 _CAPTIONS = ("captions/text", "captions", "caption", "text")
@@ -43,7 +43,8 @@ class Dataset:
 
     def records(self, indices: Iterable) -> list[dict]:
         """Examples as dicts: ``image`` bytes as stored, ``captions`` list of str, ``key`` str, ``index`` int, and
-        whatever text the data set has beside them. Raises IndexError for an index outside 0 ... len - 1."""
+        whatever text the data set has beside them. A damaged record has no captions, no image, and ``damage``, which
+        says what is wrong. Raises IndexError for an index outside 0 ... len - 1."""
         indices = [operator.index(i) for i in indices]
         for index in indices:
             if not 0 <= index < len(self):
@@ -81,8 +82,14 @@ class Dataset:
                 digest.update(file.read())
         return digest.hexdigest()
 
-    def _example(self, index: int, record: bytes) -> dict:
-        raw = parse(record)
+    def _example(self, index: int, record: bytes | Damaged) -> dict:
+        try:
+            damage = record.detail if isinstance(record, Damaged) else ""
+            raw = {} if damage else parse(record)
+        except ValueError as error:
+            raw, damage = {}, str(error)
+        if damage:
+            return {"image": b"", "captions": [], "key": f"{self.split}/{index}", "index": index, "damage": damage}
         fields = {
             name: [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
             for name, values in raw.items()
@@ -97,6 +104,14 @@ class Dataset:
         }
         image = raw["image"][0] if raw.get("image") else b""
         return {**more, "image": image, "captions": captions, "key": key or f"{self.split}/{index}", "index": index}
+
+
+def check(record: dict) -> None:
+    """Raises BadPicture where a record is damaged or has no caption, whatever its picture is."""
+    if record.get("damage"):
+        raise BadPicture("damaged record", record["damage"])
+    if not record["captions"]:
+        raise BadPicture("empty caption")
 
 
 def load_dataset(name: str | os.PathLike, split: str = "train") -> Dataset:

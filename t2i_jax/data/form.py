@@ -10,7 +10,7 @@ TensorFlow: the protocol buffer class comes with TFDS.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,9 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Shards:
-    """What was written of one split: file names in order, records in each."""
+    """What was written of one split: digests of the files by name, in order; records in each; bytes of all records."""
 
-    files: tuple[str, ...]
+    files: Mapping[str, str]
     lengths: tuple[int, ...]
     bytes: int
 
@@ -40,10 +40,14 @@ def serialize(example: Mapping[str, bytes | str | list[str]]) -> bytes:
 
 
 def parse(record: bytes) -> dict[str, list]:
-    """The feature lists of a serialised tf.train.Example: bytes, ints or floats."""
+    """The feature lists of a serialised tf.train.Example: bytes, ints or floats. Raises ValueError for other bytes."""
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
-    features = tf_example_pb2.Example.FromString(record).features.feature
+    try:
+        features = tf_example_pb2.Example.FromString(record).features.feature
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from error
     return {
         name: list(getattr(value, value.WhichOneof("kind")).value)
         for name, value in features.items()
@@ -51,48 +55,27 @@ def parse(record: bytes) -> dict[str, list]:
     }
 
 
-class SplitWriter:
-    """Writes one split's records in order, opening a new file after ``shard_bytes`` bytes of them.
+def complete(record: bytes, missing: Mapping[str, bool]) -> bytes:
+    """The record with an empty text, or an empty list where True, for each field that it lacks: TFDS wants them all."""
+    if not missing:
+        return record
+    from tensorflow_datasets.proto import tf_example_pb2
 
-    ``group`` records are compressed together: 1 is best for pictures of tens of kilobytes, 16 for tiny ones.
-    """
+    example = tf_example_pb2.Example.FromString(record)
+    for name, many in missing.items():
+        example.features.feature[name].bytes_list.value.extend([] if many else [b""])
+    return example.SerializeToString(deterministic=True)
 
-    def __init__(self, directory: Path, name: str, split: str, shard_bytes: int, group: int):
-        self._stem, self._directory = f"{name}-{split}", directory
-        self._shard_bytes, self._group = shard_bytes, group
-        self._writer, self._filled, self._total = None, 0, 0
-        self._parts: list[Path] = []
-        self._lengths: list[int] = []
 
-    def write(self, example: Mapping[str, bytes | str | list[str]]) -> None:
-        """Append one example."""
-        from array_record.python import array_record_module
+def write_file(path: Path, records: Iterable[bytes], group: int) -> None:
+    """An ArrayRecord file. ``group`` records are compressed together: 1 is best for pictures of tens of kilobytes, 16
+    for tiny ones."""
+    from array_record.python import array_record_module
 
-        if self._writer is None:
-            self._parts.append(self._directory / f"{self._stem}.part-{len(self._parts):05d}")
-            self._lengths.append(0)
-            self._writer = array_record_module.ArrayRecordWriter(str(self._parts[-1]), f"group_size:{self._group}")
-            self._filled = 0
-        record = serialize(example)
-        self._writer.write(record)
-        self._lengths[-1] += 1
-        self._filled += len(record)
-        self._total += len(record)
-        if self._filled >= self._shard_bytes:
-            self._end_file()
-
-    def close(self) -> Shards:
-        """End the last file and give all files their names, which hold how many there are."""
-        self._end_file()
-        files = [f"{self._stem}.array_record-{i:05d}-of-{len(self._parts):05d}" for i in range(len(self._parts))]
-        for part, file in zip(self._parts, files):
-            part.rename(self._directory / file)
-        return Shards(tuple(files), tuple(self._lengths), self._total)
-
-    def _end_file(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    writer = array_record_module.ArrayRecordWriter(str(path), f"group_size:{group}")
+    for record in records:
+        writer.write(record)
+    writer.close()
 
 
 def write_metadata(
@@ -147,12 +130,11 @@ def write_manifest(directory: Path, splits: Mapping[str, Shards], **facts) -> di
     """manifest.json: ``facts`` beside the records, files, sizes and digests of every split. Returns what it wrote."""
     manifest = {**facts, "splits": {}}
     for split, shards in splits.items():
-        digests = {file: file_digest(directory / file) for file in shards.files}
         manifest["splits"][split] = {
             "records": sum(shards.lengths),
             "bytes": sum((directory / file).stat().st_size for file in shards.files),
-            "digest": split_digest(digests),
-            "files": digests,
+            "digest": split_digest(shards.files),
+            "files": dict(shards.files),
         }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest

@@ -1,10 +1,11 @@
-"""A small data set decoded once: all pictures as one uint8 array, all captions as lists.
+"""A small data set decoded once: all pictures as one uint8 array a shape, all captions as lists.
 
 This is the evaluation's deterministic view of a data set, and the fast path of training. No TensorFlow: importing it
 takes longer than decoding 7,000 small pictures.
 """
 
 from collections import Counter
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,9 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import UInt8
 
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import check
+from t2i_jax.data.deal import Deal, square
+from t2i_jax.data.mixture import Examples, named, part_at, title
 from t2i_jax.data.pictures import BadPicture, pixels
 
 _CHUNK = 512
@@ -20,73 +23,72 @@ _CHUNK = 512
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """All examples of a split. Example i is ``images[i]`` and ``captions[i]``; where it can't be used (see ``bad``),
-    the next usable one stands there."""
+    """All examples. Example i is ``images[b][place]``, with the bucket and the place that the deal gives it, and
+    ``captions[i]``; where it can't be used (see ``bad``), another stands there."""
 
-    images: UInt8[np.ndarray, "b h w 3"]
+    images: tuple[np.ndarray, ...]
+    """uint8 [b, h, w, 3] of every bucket."""
     captions: list[list[str]]
-    bad: dict[str, str]
-    """Keys of unusable examples and the reason for each."""
-
-    def reasons(self) -> Counter:
-        """How many examples were unusable, by reason."""
-        return Counter(self.bad.values())
+    bad: dict[int, str]
+    """Indices of unusable examples and the reason for each."""
 
 
 @lru_cache(maxsize=4)
-def decoded(dataset: Dataset, image_size: int) -> Decoded:
-    """Decode a whole split at image_size × image_size. Raises ValueError where no example is usable."""
-    size = len(dataset)
-    images = np.empty((size, image_size, image_size, 3), np.uint8)
-    captions: list[list[str]] = []
-    bad: dict[int, tuple[str, str]] = {}
-
-    def place(record: dict) -> None:
-        try:
-            images[record["index"]] = usable(record, image_size)
-        except BadPicture as error:
-            bad[record["index"]] = (record["key"], error.reason)
-
+def decoded(dataset: Examples, deal: Deal) -> Decoded:
+    """Decode every example at the shape of its bucket. Raises ValueError where none is usable."""
+    captions: list[list[str]] = [[]] * len(dataset)
+    bad: dict[int, str] = {}
+    images = []
     with ThreadPoolExecutor() as pool:
-        for start in range(0, size, _CHUNK):
-            records = dataset.records(range(start, min(start + _CHUNK, size)))
-            captions += [record["captions"] for record in records]
-            list(pool.map(place, records))
-    if len(bad) == size:
-        reasons = Counter(reason for _, reason in bad.values())
-        raise ValueError(f"all {size} examples of {dataset.name} {dataset.split} are unusable: {dict(reasons)}")
+        for shape, members in zip(deal.shapes, deal.members):
+            members = np.arange(len(dataset)) if members is None else members
+            array = np.empty((len(members), *shape, 3), np.uint8)
+            images.append(array)
+
+            def place(where: int, record: dict, array: np.ndarray = array) -> None:
+                captions[record["index"]] = record["captions"]
+                try:
+                    usable(record, array[where])
+                except BadPicture as error:
+                    bad[record["index"]] = error.reason
+
+            for start in range(0, len(members), _CHUNK):
+                records = dataset.records(members[start : start + _CHUNK])
+                list(pool.map(place, range(start, start + len(records)), records))
+    if len(bad) == len(dataset):
+        raise ValueError(f"all {len(bad)} examples of {title(dataset)} are unusable: {dict(Counter(bad.values()))}")
     for index in sorted(bad):
-        good = replacement(index, size, bad)
-        images[index], captions[index] = images[good], captions[good]
-    images.flags.writeable = False
-    return Decoded(images, captions, {key: reason for key, reason in bad.values()})
+        (record,) = dataset.records([replacement(index, deal, bad)])
+        bucket = deal.bucket_of(index)
+        usable(record, images[bucket][int(deal.places(bucket, np.array([index]))[0])])
+        captions[index] = record["captions"]
+    for array in images:
+        array.flags.writeable = False
+    return Decoded(tuple(images), captions, bad)
 
 
-def usable(record: dict, image_size: int) -> np.ndarray:
-    """The pixels of a record, uint8 [h, w, 3]. Raises BadPicture where picture or captions can't be used."""
-    if not record["captions"]:
-        raise BadPicture("empty caption")
-    return pixels(record["image"], image_size)
+def usable(record: dict, out: np.ndarray) -> np.ndarray:
+    """The pixels of a record in ``out``, uint8 [h, w, 3]. Raises BadPicture where picture or captions can't be used."""
+    check(record)
+    return pixels(record["image"], out.shape[:2], out)
 
 
-def replacement(index: int, size: int, bad) -> int:
-    """The example that stands in for an unusable one: the next that is not bad, on every process the same."""
-    candidate = (index + 1) % size
-    while candidate in bad:
-        candidate = (candidate + 1) % size
-    return candidate
+def replacement(index: int, deal: Deal, bad: Container[int]) -> int:
+    """The example that stands in for an unusable one, on every process the same."""
+    return next(other for other in deal.stand_ins(index) if other not in bad)
 
 
-def arrays(dataset: Dataset, image_size: int) -> tuple[UInt8[np.ndarray, "b h w 3"], list[list[str]]]:
+def arrays(dataset: Examples, image_size: int) -> tuple[UInt8[np.ndarray, "b h w 3"], list[list[str]]]:
     """All pictures and all captions of a split in their order, for evaluation and caches.
 
     Raises ValueError, naming the example, where one can't be used: a measurement must not replace it in silence.
     """
-    found = decoded(dataset, image_size)
+    found = decoded(dataset, square(dataset, image_size))
     if found.bad:
-        key, reason = next(iter(found.bad.items()))
+        index, reason = next(iter(sorted(found.bad.items())))
+        (record,) = dataset.records([index])
         raise ValueError(
-            f"{len(found.bad)} of {len(dataset)} examples of {dataset.name} {dataset.split} are unusable, first {key}: "
-            f"{reason}. Build the data set anew with `t2i data build`, which leaves them out."
+            f"{len(found.bad)} of {len(dataset)} examples of {named(part_at(dataset, index))} are unusable, first "
+            f"{record['key']}: {reason}. Build the data set anew with `t2i data build`, which leaves them out."
         )
-    return found.images, found.captions
+    return found.images[0], found.captions

@@ -66,8 +66,16 @@ def visits(seed: int, step: int, batch: int, size: int) -> tuple[np.ndarray, np.
     """``order`` together with the epoch of each example: two int64 [batch]. (epoch, index) names a visit."""
     if size < 1 or batch < 1 or step < 0:
         raise ValueError(f"order needs size >= 1, batch >= 1 and step >= 0; got {size}, {batch}, {step}")
-    epoch, offset = divmod(np.arange(batch, dtype=np.int64) + step * batch, size)
-    index = _permute(offset.astype(np.uint64), _hash(seed, 0, epoch), size)
+    return at(seed, np.arange(batch, dtype=np.int64) + step * batch, size)
+
+
+def at(seed: int, position: np.ndarray, size: int, row: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Epoch and index of the examples at any positions, int64 [n], of an endless row of epochs of ``size`` examples.
+
+    ``row`` (0, 1, ...) tells rows apart that one seed orders: each has permutations of its own.
+    """
+    epoch, offset = divmod(position, size)
+    index = _permute(offset.astype(np.uint64), _hash(seed, -row, epoch), size)
     return epoch, index.astype(np.int64)
 
 
@@ -82,26 +90,3 @@ def bits(seed: int, purpose: int, epoch: np.ndarray, index: np.ndarray) -> np.nd
 def uniform(seed: int, purpose: int, epoch: np.ndarray, index: np.ndarray) -> np.ndarray:
     """``bits`` as numbers in [0, 1), float64 [batch]."""
     return (bits(seed, purpose, epoch, index) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-class Shares:
-    """The visits of each step that fall to one process: its contiguous share of the global batch.
-
-    Raises ValueError for a batch that the processes can't share evenly.
-    """
-
-    def __init__(self, seed: int, batch: int, size: int, process_index: int = 0, process_count: int = 1):
-        if batch % process_count:
-            raise ValueError(
-                f"data.batch={batch} is not divisible by {process_count} processes; the nearest is "
-                f"{max(1, round(batch / process_count)) * process_count}"
-            )
-        if not 0 <= process_index < process_count:
-            raise ValueError(f"there is no process {process_index} among {process_count}")
-        self.seed, self.batch, self.size, self.share = seed, batch, size, batch // process_count
-        self._rows = slice(process_index * self.share, (process_index + 1) * self.share)
-
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch, index) of the share's examples at a step: two int64 [share]."""
-        epoch, index = visits(self.seed, step, self.batch, self.size)
-        return epoch[self._rows], index[self._rows]

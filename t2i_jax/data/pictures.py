@@ -5,14 +5,26 @@ transparency (over white), animation (first frame) and EXIF rotation all end as 
 """
 
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 64_000_000
+from t2i_jax.data.jpeg import quick_decode
+
+MAX_PIXELS = 32_000_000
+"""Decoding takes up to 8 bytes a pixel: a quarter of a gigabyte for the largest."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+_STRIP = 1 << 20
+# What Pillow's decoders were seen to raise, or could, on bytes that are no picture
+_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError,
+    AssertionError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 class BadPicture(ValueError):
@@ -35,36 +47,57 @@ def open_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadPicture("too many pixels", str(error)) from error
     except UnidentifiedImageError as error:
         raise BadPicture("not a picture") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except _ERRORS as error:
         raise BadPicture("does not decode", str(error)) from error
     width, height = picture.size
-    if width * height > max_pixels:
-        raise BadPicture("too many pixels", f"{width}×{height} by its header, {max_pixels} are allowed")
+    allowed = max_pixels * 2 // 5 if picture.format == "WEBP" else max_pixels  # whose decoder takes 20 bytes a pixel
+    if width * height > allowed:
+        raise BadPicture("too many pixels", f"{width}×{height} by its header, {allowed} are allowed")
     return picture
 
 
-def decode(data: bytes, at_least: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, at_least: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The RGB picture that a viewer shows. Raises BadPicture.
 
-    ``at_least``: sides this long are enough; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, which is
-    several times faster.
+    ``at_least``: this height and width are enough; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, which
+    is several times faster.
     """
-    picture = open_header(data, max_pixels)
+    return _decoded(open_header(data, max_pixels), at_least)
+
+
+def _decoded(picture: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
     try:
         turned = _is_turned(picture)
         if at_least and picture.format == "JPEG":
-            picture.draft(None, (at_least, at_least))
+            picture.draft(None, (max(at_least),) * 2 if turned else at_least[::-1])
         if turned:
-            picture = ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)  # not two of them
         if picture.mode.startswith("I;16") or picture.mode == "I":
-            return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+            return _by_strips(picture, _upper_bytes)
         if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            white = Image.new("RGBA", picture.size, "white")
-            return Image.alpha_composite(white, picture).convert("RGB")
-        return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ZeroDivisionError) as error:
+            return _by_strips(picture, _over_white)
+        picture.load()
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    except _ERRORS as error:
         raise BadPicture("does not decode", str(error)) from error
+
+
+def _by_strips(picture: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The whole picture converted to RGB a few rows at a time, which needs no second and third copy of it."""
+    width, height = picture.size
+    out, rows = Image.new("RGB", picture.size), max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        out.paste(convert(picture.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return out
+
+
+def _upper_bytes(part: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(part) >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(part: Image.Image) -> Image.Image:
+    part = part.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB")
 
 
 def is_plain(header: Image.Image) -> bool:
@@ -80,26 +113,44 @@ def is_plain(header: Image.Image) -> bool:
 
 
 def _is_turned(header: Image.Image) -> bool:
-    return "exif" in header.info and header.getexif().get(0x0112, 1) != 1
+    try:
+        return "exif" in header.info and header.getexif().get(0x0112, 1) != 1
+    except _ERRORS:  # broken EXIF, which viewers pass over as well
+        return False
 
 
-def fit(picture: Image.Image, size: int) -> np.ndarray:
-    """The centre square at size × size, antialiased: uint8 [size, size, 3]."""
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    if side == size:
-        picture = picture.crop((int(left), int(top), int(left) + size, int(top) + size))
+def fit(picture: Image.Image | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The largest part of the shape's aspect ratio, from the centre, at that height and width, antialiased: uint8
+    [h, w, 3]. Of an array it may be a view."""
+    height, width = picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+    h, w = shape
+    if width * h <= height * w:
+        across, down = width, width * h / w
     else:
-        picture = picture.resize(
-            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=2.0
-        )
-    return np.asarray(picture)
+        across, down = height * w / h, height
+    left, top = (width - across) / 2, (height - down) / 2
+    if (down, across) == (h, w):
+        rows, columns = slice(int(top), int(top) + h), slice(int(left), int(left) + w)
+        return np.asarray(picture)[rows, columns]
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    box = (left, top, left + across, top + down)
+    return np.asarray(picture.resize((w, h), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
 
 
-def pixels(data: bytes, size: int) -> np.ndarray:
-    """Decode, centre square, resize: uint8 [size, size, 3]. Raises BadPicture."""
-    return fit(decode(data, at_least=size), size)
+def pixels(data: bytes, shape: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
+    """Decode, cut to the shape's aspect ratio, resize: uint8 [h, w, 3], into ``out`` if given. Raises BadPicture."""
+    quick = quick_decode(data, shape, MAX_PIXELS, out)
+    found = fit(decode(data, at_least=shape) if quick is None else quick, shape)
+    if out is None:
+        return np.array(found)
+    if np.may_share_memory(found, out):  # decoded into it
+        return out
+    if out.strides[1] > 0:
+        out[...] = found
+    else:  # mirrored: channel by channel is five times as fast as pixel by pixel
+        for channel in range(3):
+            out[..., channel] = found[..., channel]
+    return out
 
 
 def canonical(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[bytes, tuple[int, int]]:
@@ -107,10 +158,21 @@ def canonical(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[bytes, tuple[i
 
     A plain picture stays byte for byte; all else becomes PNG.
     """
-    picture = decode(data, max_pixels=max_pixels)
-    size = (picture.height, picture.width)
-    if is_plain(open_header(data, max_pixels)):
-        return data, size
+    data, picture = standard(data, max_pixels)
+    return data, (picture.height, picture.width)
+
+
+def standard(
+    data: bytes, max_pixels: int = MAX_PIXELS, check: Callable[[int, int], None] = lambda width, height: None
+) -> tuple[bytes, Image.Image]:
+    """The bytes of ``canonical``, and the picture itself, decoded. Raises BadPicture, and before anything is decoded
+    what ``check(width, height)`` raises."""
+    header = open_header(data, max_pixels)
+    check(*header.size)
+    plain, picture = is_plain(header), _decoded(header)
+    del header  # its pixels, where they are not the picture's
+    if plain:
+        return data, picture
     out = io.BytesIO()
     picture.save(out, "PNG", optimize=True)
-    return out.getvalue(), size
+    return out.getvalue(), picture

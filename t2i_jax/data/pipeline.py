@@ -7,65 +7,72 @@
         batch["caption"]    int32 [b]   which of its texts, in the order of ops.texts_of
         batch["flipped"]    bool  [b]   whether the picture is mirrored
 
-Global indices come from order.py and the choices from ops.py, so the state of the pipeline is the step. Each process
-makes its contiguous share of the global batch, and together they make what one process would. Small splits are decoded
-once (memory.py), large ones are read by index and decoded by tf.data a few steps ahead (stream.py).
+Global indices come from deal.py and the choices from ops.py, so the state of the pipeline is the step. Each process
+makes its contiguous share of the global batch, and together they make what one process would. Small data sets are
+decoded once (memory.py), large ones are read by index and decoded a few steps ahead (stream.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from t2i_jax.data.checks import check_bad, check_captions, fits_memory
-from t2i_jax.data.dataset import Dataset
-from t2i_jax.data.memory import decoded
+from t2i_jax.data.deal import Deal, Shares, deal_of
+from t2i_jax.data.memory import Decoded, decoded
+from t2i_jax.data.mixture import Examples
 from t2i_jax.data.ops import choose_flips, choose_texts, may_flip, texts_of
-from t2i_jax.data.order import Shares
 from t2i_jax.data.settings import Data
+from t2i_jax.data.stream import Stream
 from t2i_jax.text.tokenizer import Tokenizer
 
 _SAMPLE = 4096
+Unusable = Callable[[Mapping[int, str]], None]
 
 
 def batches(
     data: Data,
-    dataset: Dataset,
+    dataset: Examples,
     tokenizer: Tokenizer,
     seed: int,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     images: bool = True,
+    deal: Deal | None = None,
+    unusable: Unusable = lambda found: None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The endless row of batches from ``start_step`` on, of this process's share; see the module.
 
-    ``images=False`` leaves the pictures out and costs next to nothing, for training on cached features.
+    ``images=False`` leaves the pictures out and costs next to nothing, for training on cached features. ``deal`` is
+    that of the data; without one it is made here, which for buckets reads every picture's header. ``unusable`` is told
+    of examples that can't be used, by index with the reason, when they are met.
 
     Raises ValueError at once, not at the first batch, for a batch that the processes can't share, for captions longer
-    than the context unless ``data.truncate`` (of a split too large for memory, 4,096 evenly spaced examples are looked
-    at), and for a split in memory with more than ``data.max_bad`` unusable examples.
+    than the context unless ``data.truncate`` (of data too large for memory, 4,096 evenly spaced examples are looked
+    at), and for data in memory with more than ``data.max_bad`` unusable examples.
     """
-    shares = Shares(seed, data.batch, len(dataset), process_index, process_count)
-    if not fits_memory(data, dataset):
-        from t2i_jax.data.stream import Stream
-
+    deal = deal or deal_of(data, dataset)
+    shares = Shares(seed, data.batch, deal, process_index, process_count)
+    if not fits_memory(data, dataset, deal):
         sample = range(0, len(dataset), -(-len(dataset) // _SAMPLE))
-        check_captions(data, [record["captions"] for record in dataset.records(sample)], tokenizer)
-        return Stream(data, dataset, tokenizer, shares, start_step, images)
-    found = decoded(dataset, data.image_size)
-    check_captions(data, found.captions, tokenizer)
-    check_bad(data, found.reasons(), len(dataset))
-    return _from_memory(Table(data, found.captions, tokenizer), shares, start_step, found.images if images else None)
+        rows = [record["captions"] for record in dataset.records(sample)]
+        check_captions(data, dataset, sample, rows, tokenizer)
+        return Stream(data, dataset, tokenizer, shares, start_step, images, unusable)
+    found = decoded(dataset, deal)
+    check_captions(data, dataset, range(len(dataset)), found.captions, tokenizer)
+    check_bad(data, dataset, found.bad, len(dataset))
+    if found.bad and process_index == 0:
+        unusable(found.bad)
+    return _from_memory(Table(data, found.captions, tokenizer), shares, start_step, found if images else None)
 
 
-def _from_memory(
-    table: "Table", shares: Shares, step: int, images: np.ndarray | None
-) -> Iterator[dict[str, np.ndarray]]:
+def _from_memory(table: "Table", shares: Shares, step: int, found: Decoded | None) -> Iterator[dict[str, np.ndarray]]:
     while True:
         epoch, index = shares(step)
         batch = table.batch(shares.seed, epoch, index)
-        if images is not None:
-            pictures = images[index]
+        if found is not None:
+            bucket = shares.deal.bucket(step)
+            pictures = found.images[bucket][shares.deal.places(bucket, index)]
             flipped = np.flatnonzero(batch["flipped"])
             pictures[flipped] = pictures[flipped, :, ::-1]
             batch["image"] = pictures

@@ -1,131 +1,101 @@
-"""Batches of a data set that does not fit memory: tf.data reads by index, decodes, resizes and prefetches.
+"""Batches of data that does not fit memory: a tf.data pipeline reads by index, decodes and resizes some steps ahead.
 
-Each step is one element of a tf.data range: one Python call plans the step and reads its records, then every picture is
-decoded and resized by TensorFlow's threads, in order. Headers are read before anything is decoded, and pictures of an
-unusual kind (CMYK, 16 bits, transparent, rotated) are made plain first. A picture whose damage shows only in decoding
-fails its step; that step is done again picture by picture, and the next usable example stands in for the bad one. All
-of it is a function of the step, so every process and every repetition sees the same.
+Each step is one element of a tf.data range. Its records are read in one go; then every picture is decoded by one of as
+many threads as there are cores, into the place in the batch that it will have. libjpeg-turbo and Pillow let go of
+Python's lock while they work, so the threads do; TensorFlow's own decoder takes a fifth longer, and gives other pixels
+than those that memory.py shows. An unusable example is replaced by another (``Deal.stand_ins``). All of it is a
+function of the step, so every process and every repetition sees the same.
 """
 
 import contextlib
+import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
+from itertools import chain, islice
 
 import numpy as np
 
 from t2i_jax.data.checks import check_bad
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import check
+from t2i_jax.data.deal import Shares
+from t2i_jax.data.memory import usable
+from t2i_jax.data.mixture import Examples, named, part_at
 from t2i_jax.data.ops import choose_flips, choose_texts, may_flip, text_at
-from t2i_jax.data.order import Shares
-from t2i_jax.data.pictures import BadPicture, canonical, is_plain, open_header
+from t2i_jax.data.pictures import BadPicture
 from t2i_jax.data.settings import Data
 from t2i_jax.text.tokenizer import Tokenizer
 
-_SCALES = (1, 2, 4, 8)
+_AHEAD = 3
+"""Steps that are under way at once."""
+_PIECE = 8
+"""Pictures that a thread takes at once."""
 _TRIES = 1000
-_PARALLEL_READS = 2
 
 
 class Stream(Iterator):
     """Iterator of batches from ``step`` on; ``bad`` maps the indices of replaced examples to the reason."""
 
-    def __init__(self, data: Data, dataset: Dataset, tokenizer: Tokenizer, shares: Shares, step: int, images: bool):
-        self._data, self._dataset, self._tokenizer, self._shares = data, dataset, tokenizer, shares
-        self._step, self._first, self._images = step, step, images
+    def __init__(
+        self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, step: int, images: bool,
+        unusable: Callable[[Mapping[int, str]], None],
+    ):  # fmt: skip
+        self._data, self._dataset, self._share = data, dataset, shares.share
+        self._images, self._first, self._next = images, step, step
+        self._pictures = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "pictures")
+        self._make = _Maker(data, dataset, tokenizer, shares, self._pictures if images else None)
         self.bad: dict[int, str] = {}
+        self._unusable = unusable
         # TensorFlow's threads call Python: they must be gone before the interpreter is, or it aborts at exit
         self._ahead: list[Iterator] = []
-        weakref.finalize(self, self._ahead.clear)
+        weakref.finalize(self, _end, self._ahead, self._pictures)
 
     def close(self) -> None:
         """End the threads that read ahead."""
-        self._ahead.clear()
+        _end(self._ahead, self._pictures)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = self._pictures(self._step) if self._images else self._plan(self._step, lambda image: None)[0]
-        self._step += 1
-        steps = max(self._step - self._first, 100)  # one bad example in the first batch is no reason to stop
-        check_bad(self._data, Counter(self.bad.values()), steps * self._shares.share)
+        batch = self._read() if self._images else self._make(self._next)
+        self._next += 1
+        if new := self._make.bad.pop(self._next - 1, None):
+            self.bad |= new
+            self._unusable(new)
+        steps = max(self._next - self._first, 100)  # one bad example in the first batch is no reason to stop
+        check_bad(self._data, self._dataset, self.bad, steps * self._share)
         return batch
 
-    def _pictures(self, step: int) -> dict[str, np.ndarray]:
-        tf = tensorflow()
+    def _read(self) -> dict[str, np.ndarray]:
         if not self._ahead:
-            self._ahead.append(self._pipeline(step).as_numpy_iterator())
+            self._ahead.append(pipeline(self._make, self._next).as_numpy_iterator())
         try:
             return next(self._ahead[0])
-        except tf.errors.InvalidArgumentError:
+        except tensorflow().errors.OpError:
             self._ahead.clear()
+            self._make(self._next)  # raises what stopped it, in Python's own words
+            raise
 
-        def pixels(image: bytes) -> np.ndarray:
-            try:
-                return decoder(self._data.image_size)(*plain(image, self._data.image_size)).numpy()
-            except tf.errors.InvalidArgumentError as error:
-                raise BadPicture("does not decode", error.message) from error
 
-        batch, pictures = self._plan(step, pixels)
-        pictures = [picture[:, ::-1] if flip else picture for picture, flip in zip(pictures, batch["flipped"])]
-        return batch | {"image": np.stack(pictures)}
+def pipeline(make: Callable[[int], dict[str, np.ndarray]], step: int):
+    """The tf.data.Dataset of the batches that ``make`` makes, from ``step`` on and in order, some ahead of the reader.
 
-    def _pipeline(self, step: int):
-        """The tf.data.Dataset of batches from ``step`` on."""
-        tf = tensorflow()
-        size, share, context = self._data.image_size, self._shares.share, self._data.context
-        types = {"tokens": tf.int32, "index": tf.int32, "caption": tf.int32, "flipped": tf.bool}
+    ``make`` must not hold the reader, whose end it would keep from coming.
+    """
+    tf = tensorflow()
+    types = {"tokens": tf.int32, "index": tf.int32, "caption": tf.int32, "flipped": tf.bool, "image": tf.uint8}
 
-        def read(step: np.int64) -> list[np.ndarray]:
-            batch, pictures = self._plan(int(step), lambda image: plain(image, size))
-            files, scales = zip(*pictures)
-            return [*(batch[name] for name in types), np.array(files, object), np.array(scales, np.int32)]
+    def read(step: np.int64) -> list[np.ndarray]:
+        batch = make(int(step))
+        return [batch[name] for name in types]
 
-        def plan(step):
-            outputs = tf.numpy_function(read, [step], [*types.values(), tf.string, tf.int32])
-            for tensor in outputs:  # tokens come first
-                tensor.set_shape([share, context] if tensor is outputs[0] else [share])
-            return tuple(outputs)
-
-        def picture(tokens, index, caption, flipped, file, scale):
-            image = decoder(size)(file, scale)
-            image = tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)  # tf.where goes pixel by pixel
-            return {"tokens": tokens, "index": index, "caption": caption, "flipped": flipped, "image": image}
-
-        steps = tf.data.Dataset.range(step, np.iinfo(np.int64).max)
-        records = steps.map(plan, num_parallel_calls=_PARALLEL_READS, deterministic=True).prefetch(1).unbatch()
-        pictures = records.map(picture, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return pictures.batch(share, drop_remainder=True).prefetch(2)
-
-    def _plan(self, step: int, read: Callable[[bytes], Any]) -> tuple[dict[str, np.ndarray], list]:
-        """A batch without pictures, and what ``read`` makes of each picture file; bad examples replaced."""
-        epoch, index = self._shares(step)
-        rows, pictures = zip(*(self._usable(record, read) for record in self._dataset.records(index)))
-        count = np.array([len(captions) for captions in rows])
-        allowed = np.array([self._data.flip and may_flip(captions) for captions in rows])
-        data = self._data
-        caption = choose_texts(
-            self._shares.seed, epoch, index, count, data.caption_weights, data.keyword_probability
-        )
-        batch = {
-            "tokens": self._tokenizer([text_at(row, int(c)) for row, c in zip(rows, caption)], self._data.context),
-            "index": index.astype(np.int32),
-            "caption": caption.astype(np.int32),
-            "flipped": choose_flips(self._shares.seed, epoch, index, allowed),
-        }
-        return batch, list(pictures)
-
-    def _usable(self, record: dict, read: Callable[[bytes], Any]) -> tuple[list[str], Any]:
-        tries = min(_TRIES, len(self._dataset))
-        for _ in range(tries):
-            try:
-                if not record["captions"]:
-                    raise BadPicture("empty caption")
-                return record["captions"], read(record["image"])
-            except BadPicture as error:
-                self.bad[record["index"]] = error.reason
-            record = self._dataset.records([(record["index"] + 1) % len(self._dataset)])[0]
-        raise ValueError(f"{tries} examples before {record['key']} are all unusable: {Counter(self.bad.values())}")
+    steps = tf.data.Dataset.range(step, np.iinfo(np.int64).max)
+    batches = steps.map(
+        lambda step: dict(zip(types, tf.numpy_function(read, [step], [*types.values()]))),
+        num_parallel_calls=_AHEAD,
+        deterministic=True,
+    )
+    return batches.prefetch(1)
 
 
 @cache
@@ -138,39 +108,77 @@ def tensorflow():
     return tf
 
 
-def plain(image: bytes, size: int) -> tuple[bytes, int]:
-    """Bytes that TensorFlow decodes rightly, and the 1/scale at which a JPEG is still ``size`` or more on each side."""
-    header = open_header(image)
-    if not is_plain(header):
-        return canonical(image)[0], 1
-    if header.format != "JPEG":
-        return image, 1
-    return image, max(scale for scale in _SCALES if scale == 1 or min(header.size) >= scale * size)
+class _Maker:
+    """A step's batch; ``bad`` has, by step, the examples that had to be replaced."""
+
+    def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, pool: Executor | None):
+        self._data, self._dataset, self._tokenizer, self._shares, self._pool = data, dataset, tokenizer, shares, pool
+        self.bad: dict[int, dict[int, str]] = {}
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        epoch, index = self._shares(step)
+        records, bad = self._dataset.records(index), {}
+        batch = self._texts(epoch, index, records)
+        shape = self._shares.deal.shapes[self._shares.deal.bucket(step)]
+        images = np.empty((len(index), *shape, 3), np.uint8) if self._pool else None
+
+        def place(row: int) -> str | None:
+            return self._fault(records[row], images, row, bool(batch["flipped"][row]))
+
+        def piece(start: int) -> list[str | None]:
+            return [place(row) for row in range(start, min(start + _PIECE, len(index)))]
+
+        run = self._pool.map if self._pool else map
+        faults = chain.from_iterable(run(piece, range(0, len(index), _PIECE)))
+        failed = {row: fault for row, fault in enumerate(faults) if fault}
+        for row, fault in failed.items():
+            bad[records[row]["index"]] = fault
+            records[row] = self._stand_in(records[row]["index"], images, row, bad)
+        if failed:  # other captions, of which another may be drawn, and which may forbid a flip
+            batch = self._texts(epoch, index, records)
+            for row in failed:
+                place(row)
+        if bad:
+            self.bad[step] = bad
+        return batch if images is None else batch | {"image": images}
+
+    def _fault(self, record: dict, images: np.ndarray | None, row: int, flip: bool) -> str | None:
+        """Put a record's picture into its row; what is wrong with it, if anything is."""
+        try:
+            if images is not None:
+                usable(record, images[row, :, ::-1] if flip else images[row])
+            else:
+                check(record)
+        except BadPicture as error:
+            return error.reason
+        return None
+
+    def _stand_in(self, index: int, images: np.ndarray | None, row: int, bad: dict[int, str]) -> dict:
+        """The record of the first usable example that may stand in for ``index``; the others go into ``bad``."""
+        for other in islice(self._shares.deal.stand_ins(index), _TRIES):
+            (record,) = self._dataset.records([other])
+            fault = self._fault(record, images, row, False)
+            if fault is None:
+                return record
+            bad[other] = fault
+        where = named(part_at(self._dataset, index))
+        raise ValueError(f"{len(bad)} examples near {index} of {where} are all unusable: {Counter(bad.values())}")
+
+    def _texts(self, epoch: np.ndarray, index: np.ndarray, records: list[dict]) -> dict[str, np.ndarray]:
+        """A batch without pictures."""
+        data, seed = self._data, self._shares.seed
+        rows = [record["captions"] or [""] for record in records]
+        count = np.array([len(captions) for captions in rows])
+        allowed = np.array([data.flip and may_flip(captions) for captions in rows])
+        caption = choose_texts(seed, epoch, index, count, data.caption_weights, data.keyword_probability)
+        return {
+            "tokens": self._tokenizer([text_at(row, int(c)) for row, c in zip(rows, caption)], data.context),
+            "index": index.astype(np.int32),
+            "caption": caption.astype(np.int32),
+            "flipped": choose_flips(seed, epoch, index, allowed),
+        }
 
 
-@cache
-def decoder(size: int) -> Callable:
-    """A TensorFlow function (file, scale) -> uint8 [size, size, 3]: decode, centre square, antialiased resize."""
-    tf = tensorflow()
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)])
-    def decode(file, scale):
-        # decode_jpeg reads PNG as well; only JPEG heeds the options
-        at = partial(tf.io.decode_jpeg, file, channels=3, fancy_upscaling=False, dct_method="INTEGER_FAST")
-        image = tf.case([(tf.equal(scale, s), partial(at, ratio=s)) for s in _SCALES[1:]], default=at)
-        height, width = tf.shape(image)[0], tf.shape(image)[1]
-        side = tf.minimum(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
-
-        def resize(method: str, antialias: bool):
-            resized = tf.image.resize(image, (size, size), method, antialias=antialias)
-            return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-        image = tf.case(
-            [(tf.equal(side, size), lambda: image), (side > size, lambda: resize("area", False))],
-            default=lambda: resize("bicubic", True),
-        )
-        return tf.ensure_shape(image, (size, size, 3))
-
-    return decode
+def _end(ahead: list[Iterator], pictures: Executor) -> None:
+    ahead.clear()
+    pictures.shutdown(wait=False, cancel_futures=True)

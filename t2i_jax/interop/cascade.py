@@ -9,7 +9,6 @@ import numpy as np
 from t2i_jax.interop.files import export_model
 from t2i_jax.stages import PolishStage, VAEStage
 from t2i_jax.stages.polish import polished
-from t2i_jax.training.checkpoint import steps_saved
 from t2i_jax.training.frozen import load_together
 from t2i_jax.training.run import read_experiment
 
@@ -28,10 +27,10 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
     present = [name for name in STAGES if (run / name / "config.json").is_file()]
     if not present:
         raise FileNotFoundError(f"{run} has no trained stage: expected one of the folders {', '.join(STAGES)} in it")
-    trained = load_together(run, present)
+    trained, steps = load_together(run, present)
     for name, params in trained.items():
         stage = read_experiment(run / name).stage
-        extra: dict = {"t2i_jax_step": steps_saved(run / name)[-1]}
+        extra: dict = {"t2i_jax_step": steps[name]}
         if isinstance(stage, PolishStage):
             params, stage = polished(trained["vae"], params), stage.vae
         if isinstance(stage, VAEStage):

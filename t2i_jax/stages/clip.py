@@ -4,50 +4,97 @@ Symmetric cross-entropy over the similarities of the global batch (Radford et al
 figure 3), or a sigmoid for each pair on its own (Zhai et al., https://arxiv.org/abs/2303.15343, equation 1).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.models.dense import by_batch
 from t2i_jax.stages.base import Stage
-from t2i_jax.types import Batch, Embedding, Image, Params, normalize
+from t2i_jax.types import BATCH_AXES, Batch, Embedding, Image, Params, normalize
+
+MATRIX = 1 << 28
+"""Bytes of similarities that a device holds at once at most."""
 
 
 @dataclass(frozen=True)
 class Contrastive:
-    """A loss over the similarities [b, b] of pictures (rows) and captions (columns), scaled by the temperature."""
+    """A loss over the similarities [b, b] of all pictures with all captions, of which a device holds some rows."""
 
-    def __call__(self, logits: Array) -> Array:
+    both_ways: ClassVar[bool]
+    """Whether captions pick pictures too, as pictures pick captions."""
+
+    def row(self, logits: Float[Array, "r b"]) -> Float[Array, "r"]:
+        """What a row of similarities adds to the loss, whichever of them is the true one."""
         raise NotImplementedError
+
+    def true(self, logit: Float[Array, "b"], mean: Float[Array, "b"]) -> Float[Array, "b"]:
+        """What is taken off for the true similarity and for the mean of the row."""
+        raise NotImplementedError
+
+    def __call__(
+        self, images: Embedding, texts: Embedding, scale: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Int[Array, "b"]]:
+        """The loss of unit embeddings, and for each picture the caption of the batch that is nearest."""
+        pairs = [(images, texts), (texts, images)] if self.both_ways else [(images, texts)]
+        losses, nearest = [], []
+        for one, other in pairs:
+            rows, near = by_rows(lambda logits: (self.row(logits), logits.argmax(-1)), scale * one, other)
+            own = scale * (one * other).sum(-1)
+            losses.append((rows - self.true(own, scale * one @ other.mean(0))).mean())
+            nearest.append(near)
+        return sum(losses) / len(losses), nearest[0]
 
 
 @dataclass(frozen=True)
 class Softmax(Contrastive):
     """Each picture picks its caption among the batch, each caption its picture."""
 
+    both_ways: ClassVar[bool] = True
     smoothing: float = 0.0
     """Share of the target spread over the whole batch: captions such as "whale" fit several pictures of it."""
 
-    def __call__(self, logits: Array) -> Array:
-        b = logits.shape[0]
-        target = optax.smooth_labels(jnp.eye(b), self.smoothing)
-        rows = optax.softmax_cross_entropy(logits, target).mean()
-        return 0.5 * (rows + optax.softmax_cross_entropy(logits.T, target).mean())
+    def row(self, logits: Float[Array, "r b"]) -> Float[Array, "r"]:
+        return jax.nn.logsumexp(logits, axis=-1)
+
+    def true(self, logit: Float[Array, "b"], mean: Float[Array, "b"]) -> Float[Array, "b"]:
+        return (1.0 - self.smoothing) * logit + self.smoothing * mean
 
 
 @dataclass(frozen=True)
 class Sigmoid(Contrastive):
     """Each pair is judged alone; ``bias`` starts the prior at one match in a large batch."""
 
+    both_ways: ClassVar[bool] = False
     bias: float = -10.0
 
-    def __call__(self, logits: Array) -> Array:
-        sign = 2.0 * jnp.eye(logits.shape[0]) - 1.0
-        return -jax.nn.log_sigmoid(sign * (logits + self.bias)).sum(-1).mean()
+    def row(self, logits: Float[Array, "r b"]) -> Float[Array, "r"]:
+        return jax.nn.softplus(logits + self.bias).sum(-1)
+
+    def true(self, logit: Float[Array, "b"], mean: Float[Array, "b"]) -> Float[Array, "b"]:
+        return logit + self.bias  # softplus(x) - x = softplus(-x): what the true pair adds
+
+
+def by_rows(reduce: Callable, rows: Embedding, columns: Embedding):
+    """``reduce(rows @ columns.T)``, what it makes of each row, without ever holding the whole product.
+
+    A device multiplies its share of the rows, and of those no more at once than take MATRIX bytes with all columns;
+    the backward pass multiplies again. Part i takes the rows i, i + parts, ..., so that every device has some of each.
+    """
+    b, mesh = len(rows), jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    share = b // ways if b % ways == 0 else b
+    parts = next(n for n in range(1, share + 1) if share % n == 0 and (n == share or 4 * b * (share // n) <= MATRIX))
+    one = lambda part: reduce(by_batch(part) @ columns.T)
+    if parts == 1:
+        return one(rows)
+    split = rows.reshape(b // parts, parts, -1).swapaxes(0, 1)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(b), jax.lax.map(jax.checkpoint(one), split))
 
 
 @dataclass(frozen=True)
@@ -69,10 +116,8 @@ class ClipStage(Stage):
         image = moved(rng, normalize(batch["image"]), self.shift)
         images, texts, scale = self.model.apply({"params": params}, image, batch["tokens"])
         scale = jnp.minimum(jnp.exp(scale), self.largest_scale)
-        logits = scale * cosine(images) @ cosine(texts).T
-        loss = self.objective(logits)
-        hits = (logits.argmax(-1) == jnp.arange(logits.shape[0])).mean()
-        return loss, {"accuracy": hits, "logit_scale": scale}
+        loss, nearest = self.objective(cosine(images), cosine(texts), scale)
+        return loss, {"accuracy": (nearest == jnp.arange(len(nearest))).mean(), "logit_scale": scale}
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
         """For each caption the picture of the batch that CLIP thinks fits best."""

@@ -20,8 +20,13 @@ def unit(embedding: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
 
 
 def image_embedding(clip: CLIP, params: Params, pixels: Pixels) -> Embedding:
-    """uint8 pixels [b,h,w,3], resized to the tower's size where they are of another, to [b,e] of norm sqrt(e)."""
+    """uint8 pixels [b,h,w,3], resized to the tower's size where they are of another, to [b,e] of norm sqrt(e). Of
+    pictures that are no squares the tower sees the one in the centre."""
     image, side = normalize(pixels), clip.vision.image_size
+    h, w = image.shape[1:3]
+    if h != w:
+        short = min(h, w)
+        image = image[:, (h - short) // 2 :, (w - short) // 2 :][:, :short, :short]
     if image.shape[1] != side:
         image = jax.image.resize(image, (len(image), side, side, 3), "linear")
     return unit(clip.apply({"params": params}, image, method="encode_image"))

@@ -32,12 +32,12 @@ def downscale(pixels: Pixels, factor: int) -> UInt8[Array, "b i j 3"]:
     return jnp.round(small).astype(jnp.uint8)
 
 
-def random_crops(rng: Array, pixels: Pixels, side: int) -> UInt8[Array, "b i j 3"]:
-    """A ``side`` x ``side`` window of each picture, anywhere in it."""
+def random_crops(rng: Array, pixels: Pixels, height: int, width: int) -> UInt8[Array, "b i j 3"]:
+    """A window of this size of each picture, anywhere in it."""
     b, h, w, c = pixels.shape
     rows, columns = jax.random.split(rng)
-    offsets = jax.random.randint(rows, (b,), 0, h - side + 1), jax.random.randint(columns, (b,), 0, w - side + 1)
-    return jax.vmap(lambda x, i, j: jax.lax.dynamic_slice(x, (i, j, 0), (side, side, c)))(pixels, *offsets)
+    offsets = jax.random.randint(rows, (b,), 0, h - height + 1), jax.random.randint(columns, (b,), 0, w - width + 1)
+    return jax.vmap(lambda x, i, j: jax.lax.dynamic_slice(x, (i, j, 0), (height, width, c)))(pixels, *offsets)
 
 
 def enlarge(vae: AutoencoderKL, params: Params, latent: Latent, factor: int) -> Float[Array, "b i j c"]:

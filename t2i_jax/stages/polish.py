@@ -52,8 +52,8 @@ class PolishStage(Stage):
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(rng, 4)
         pixels = batch["image"]
-        if 0 < self.crop < pixels.shape[1]:
-            pixels = random_crops(keys[0], pixels, self.crop)
+        if 0 < self.crop < min(pixels.shape[1:3]):
+            pixels = random_crops(keys[0], pixels, self.crop, self.crop)
         image, vae = normalize(pixels), polished(frozen["vae"], params)
         latent = encode(self.vae.model, vae, pixels)
         b = len(latent)

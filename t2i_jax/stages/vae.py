@@ -59,16 +59,17 @@ class VAEStage(Stage):
         return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0)}
 
     def views(self, rng: Array, pixels: Array) -> Image:
-        """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller, all ``crop`` wide."""
+        """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller, all ``crop`` wide; of
+        pictures that are no squares, all ``factor`` times smaller a side."""
         b, h, w, _ = pixels.shape
-        if not self.crop or self.crop >= h:
+        if not self.crop or self.crop >= max(h, w):
             return normalize(pixels)
-        if self.crop * self.factor != h:
+        if (h == w and self.crop * self.factor != h) or h % self.factor or w % self.factor:
             raise ValueError(
-                f"VAEStage: crop {self.crop} times factor {self.factor} is not the picture's side {h}; "
+                f"VAEStage: crop {self.crop} times factor {self.factor} is not the side of a picture of {h}x{w}; "
                 f"set crop to {h // self.factor} or to 0"
             )
-        cut = random_crops(rng, pixels[: b // 2], self.crop)
+        cut = random_crops(rng, pixels[: b // 2], h // self.factor, w // self.factor)
         return normalize(jnp.concatenate([cut, downscale(pixels[b // 2 :], self.factor)]))
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:

@@ -16,7 +16,6 @@ Text features that would not fit below the limit are left to the step. If the pi
 
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ import jax
 import numpy as np
 
 from t2i_jax.data.checks import check_bad, check_captions
-from t2i_jax.data.order import Shares
+from t2i_jax.data.deal import Shares
 from t2i_jax.data.pipeline import Table
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.features import CHUNK, Store, program_digest, stored
 from t2i_jax.training.inputs import Inputs
-from t2i_jax.training.views import ImageViews, TextViews, replaced
+from t2i_jax.training.views import ImageViews, TextViews, stand_ins
 from t2i_jax.types import Params
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -54,13 +53,14 @@ class Cache:
         """The cache for a stage, nothing computed yet; None where there is nothing to keep or no room for it.
 
         ``made_from``: digests of the data set, the tokenizer and the frozen stages by name. Several processes keep no
-        cache: each would have to compute the whole of it. Raises ValueError for captions longer than the context.
+        cache: each would have to compute the whole of it. Nor do buckets, whose features differ in shape. Raises
+        ValueError for captions longer than the context.
         """
         batch, captions = inputs.shapes(), inputs.dataset.captions
         image = jax.eval_shape(stage.image_features, frozen, batch["image"])
-        if not image or jax.process_count() > 1:
+        if not image or jax.process_count() > 1 or inputs.data.buckets:
             return None
-        check_captions(inputs.data, captions, inputs.tokenizer)
+        check_captions(inputs.data, inputs.dataset, range(len(captions)), captions, inputs.tokenizer)
         room = limit_gb * 2**30 - _bytes(image, len(ImageViews.of(inputs.data, captions)))
         if room < 0:
             return None
@@ -91,13 +91,14 @@ class Cache:
         if not store.complete():
             self._say(f"image features of {len(views)} views of {len(dataset)} pictures")
             bad: dict[int, str] = {}
-            chunks = views.chunks(dataset, data.image_size, CHUNK, bad)
+            chunks = views.chunks(dataset, data.shapes[0], CHUNK, bad)
             store.write(self.stage.image_features, frozen, mesh, chunks, lambda: {"bad": bad})
         self._arrays["image"] = store.open()
         bad = {int(index): reason for index, reason in store.notes()["bad"].items()}
-        check_bad(data, Counter(bad.values()), len(dataset))
-        captions = replaced(captions, bad)
-        self._image_views = views.replaced(bad)
+        check_bad(data, dataset, bad, len(dataset))
+        stand_in = stand_ins(self.inputs.deal, len(dataset), bad)
+        captions = [captions[index] for index in stand_in]
+        self._image_views = views.replaced(stand_in)
         self._table = Table(data, captions, self.inputs.tokenizer)
         if "text" in self.shapes:
             self._text_views = TextViews.of(data, captions, self.inputs.tokenizer)
@@ -114,7 +115,7 @@ class Cache:
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches from step ``start`` on: the visits of the pipeline, features in place of the picture."""
-        shares = Shares(self.inputs.seed, self.inputs.data.batch, len(self.inputs.dataset))
+        shares = Shares(self.inputs.seed, self.inputs.data.batch, self.inputs.deal)
         step = start
         while True:
             epoch, index = shares(step)

@@ -1,10 +1,11 @@
-"""Saving and restoring with Orbax.
+"""Saving and restoring with Orbax, verified.
 
 A checkpoint is one directory ``checkpoints/<step>/`` of three named items, committed together or not at all: ``train``
 (step, parameters, optimizer moments), ``ema`` (the averaged parameters alone, which is all that later stages and
-sampling read) and ``meta`` (JSON: config, versions, what the stage was trained on). Saving is asynchronous: the arrays
-are copied, the files are written while training goes on. Named items and a trash folder for expired checkpoints keep
-what a killed process leaves behind from being taken for a checkpoint.
+sampling read) and ``meta`` (JSON: config, versions, what the stage was trained on); beside them the manifest of
+their files' digests, written before the directory gets its name. Saving is asynchronous: the arrays are copied, the
+files are written and hashed while training goes on. What is read was verified first: a damaged checkpoint is named
+and set aside, and the newest whole one is used.
 
     saver = Saver(run.checkpoints, keep=3)
     saver.save(step, state, meta)
@@ -13,7 +14,11 @@ what a killed process leaves behind from being taken for a checkpoint.
 """
 
 import importlib.metadata
-import shutil
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,114 +26,244 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
+from t2i_jax.parallel.hosts import leader
+from t2i_jax.training.commit import Parts, Writer, clear, discard
+from t2i_jax.training.manifest import check
+from t2i_jax.training.shelf import DamagedCheckpoint, Rejected, kept, newest, set_aside, steps
 from t2i_jax.training.state import TrainState
 from t2i_jax.types import Params
 
-_TRASH = "trash"
+EXIT_UNSAVED = 74
+"""Exit code of a training that ended because its state could not be saved (EX_IOERR: make room, start it again)."""
+SAVES_FAILED, REJECTED = "saves_failed", "checkpoints_rejected"
+"""What is counted."""
 _PACKAGES = ("t2i_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-class Saver:
-    """The checkpoints of one training; ``keep`` newest stay. Close it before the process ends."""
+class SaveFailed(OSError):
+    """The state could not be saved, more often than is tolerated or at the end; earlier checkpoints are whole."""
 
-    def __init__(self, directory: Path, keep: int):
+
+class Saver:
+    """The checkpoints of one training. Close it before the process ends; all processes call all of it alike.
+
+    ``keep`` newest stay, and the newest of every ``period`` steps (0: only those). So many saves in a row as
+    ``tolerate`` says may fail; what they left is removed, and training goes on. ``report(counter, text)`` is told of
+    everything that is wrong.
+    """
+
+    def __init__(self, directory: Path, keep: int, period: int = 0, tolerate: int = 3):
         self.directory = Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, todelete_subdir=_TRASH, create=True
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("train", "ema", "meta"))
-        self._sweep()
+        self.report: Callable[[str, str], None] = complain
+        self.rejected: list[Rejected] = []
+        """Damaged checkpoints that were found, newer than the one in use."""
+        self._keep, self._period, self._tolerate = keep, period, tolerate
+        self._latest = self._open()
+        self._writer = Writer()
+        self._pool = ThreadPoolExecutor(1, "saver")
+        self._saving: tuple[int, Future] | None = None
+        self._failed, self._lost = 0, ""
+        self._remedy = f"make room in {self.directory} and start the training again"
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint that is whole, None if there is none; waits for one that is being written."""
+        self._settle()
+        return self._latest
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Start saving ``state`` as step ``step``; the state may be donated as soon as this returns.
 
-        A checkpoint of the same step is replaced (that of a training which was stopped just before its last rites).
+        A checkpoint of the same step is replaced when the new one is whole (that of a training which was stopped just
+        before its last rites). Raises SaveFailed where the saves before failed more often than is tolerated.
         """
-        self._sweep()
-        if step in self._manager.all_steps():
-            self.wait()
-            self._manager.delete(step)
+        self._settle()
+        if self._failed and leader():
+            clear(self.directory)
         items = state.items()
         ema = items.pop("ema")
-        args = ocp.args.Composite(
-            train=ocp.args.StandardSave(items), ema=ocp.args.StandardSave(ema), meta=ocp.args.JsonSave(meta)
-        )
-        if not self._manager.save(step, args=args, force=True):
-            raise RuntimeError(f"the checkpoint of step {step} was not saved in {self.directory}")
+        parts = Parts(train=ocp.args.StandardSave(items), ema=ocp.args.StandardSave(ema), meta=ocp.args.JsonSave(meta))
+        try:
+            self._writer.start(self.directory / str(step), parts)
+        except OSError as error:
+            failed: Future = Future()
+            failed.set_exception(error)
+            self._saving = step, failed
+        else:
+            self._saving = step, self._pool.submit(self._complete)
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed by the shardings of ``abstract`` (ShapeDtypeStructs), whatever mesh it came from."""
-        items = abstract.items()
-        ema = items.pop("ema")
-        args = ocp.args.Composite(train=ocp.args.StandardRestore(items), ema=ocp.args.StandardRestore(ema))
-        found = self._manager.restore(self.latest(), args=args)
-        return TrainState(ema=found["ema"], **found["train"])
+        return _read_state(self.directory / str(self.latest()), abstract)
 
     def meta(self) -> dict[str, Any]:
         """Metadata of the newest checkpoint."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(self.latest(), args=args)["meta"]
+        return _read_meta(self.directory / str(self.latest()))
 
     def wait(self) -> None:
-        """Return when everything is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Return when nothing is being written any more; raises as ``save`` does."""
+        self._settle()
 
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except SaveFailed as error:
+            if kind is None:
+                raise
+            if not issubclass(kind, SaveFailed):
+                complain(SAVES_FAILED, str(error))  # what ended the training is raised
 
     def close(self) -> None:
-        self.wait()
-        self._sweep()
-        self._manager.close()
+        """Raises SaveFailed where the last state that was to be saved is not on disk."""
+        try:
+            self._settle()
+        finally:
+            self._pool.shutdown()
+            self._writer.close()
+        if self._failed:
+            raise SaveFailed(f"{self._lost}. The last state is lost: {self._remedy}")
 
-    def _sweep(self) -> None:
-        """Empty the trash, which Orbax fills and never empties."""
-        trash = self.directory / _TRASH
-        if jax.process_index() == 0 and trash.is_dir():
-            for expired in trash.iterdir():
-                shutil.rmtree(expired, ignore_errors=True)
+    def _open(self) -> int | None:
+        """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from."""
+        step = None
+        if leader():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            clear(self.directory)
+            step, rejected = newest(self.directory)
+            for one in rejected:
+                self.rejected.append(set_aside(one))
+                self.report(REJECTED, f"{self.rejected[-1]}. It is now in {self.rejected[-1].path}")
+            if rejected:
+                from_where = "the beginning: no checkpoint is whole" if step is None else f"step {step}"
+                self.report(REJECTED, f"Going on from {from_where}")
+        if jax.process_count() > 1:
+            said = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+            step = None if said < 0 else said
+        return step
+
+    def _complete(self) -> None:
+        """In the background: wait for the commit, then let go of what is no longer kept."""
+        self._writer.finish()
+        if leader():
+            there = steps(self.directory)
+            for step in set(there) - set(kept(there, self._keep, self._period)):
+                try:
+                    discard(self.directory / str(step))
+                except OSError as error:
+                    complain(SAVES_FAILED, f"the checkpoint of step {step} could not be removed: {error}")
+
+    def _settle(self) -> None:
+        """Wait for a save that is under way and take note of how it went."""
+        if self._saving is None:
+            return
+        (step, saving), self._saving = self._saving, None
+        error = saving.exception()
+        if not _anywhere(error is not None):
+            self._latest, self._failed = step, 0
+            return
+        self._failed += 1
+        self._writer.close()
+        if leader():
+            clear(self.directory)
+        self._writer = Writer()
+        whole = "there is no checkpoint yet" if self._latest is None else f"step {self._latest} is whole"
+        self._lost = f"step {step} could not be saved ({_reason(error)}); {whole}"
+        if self._failed > self._tolerate:
+            raise SaveFailed(f"{self._lost}. {self._failed} saves in a row failed: {self._remedy}") from error
+        self.report(SAVES_FAILED, f"{self._lost}. Failed saves in a row: {self._failed}, tolerated: {self._tolerate}")
+
+
+def _reason(error: BaseException | None) -> str:
+    """What kept a save from being written, without the many paths that TensorStore names."""
+    if error is None:
+        return "another process could not write its part"
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
+    return os.strerror(number) if number else f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def complain(counter: str, text: str) -> None:
+    """What is wrong, on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def steps_saved(stage_dir: str | Path) -> list[int]:
     """Steps of the committed checkpoints of ``RUN/<stage>``, ascending; [] where there is none."""
-    directory = Path(stage_dir).absolute() / "checkpoints"
-    found = [entry for entry in directory.glob("*") if entry.name.isdigit()] if directory.is_dir() else []
-    return sorted(int(entry.name) for entry in found if ocp.path.step.is_path_finalized(entry))
+    return steps(Path(stage_dir).absolute() / "checkpoints")
 
 
 def load_params(stage_dir: str | Path, step: int | None = None) -> tuple[Params, int]:
-    """The averaged parameters of ``RUN/<stage>`` as numpy arrays, and their step (the newest unless given).
+    """The averaged parameters of ``RUN/<stage>`` as numpy arrays, and their step.
 
-    Reads nothing else of the checkpoint, so it needs the memory of the parameters alone, on any number of devices.
-    Raises FileNotFoundError where there is no such checkpoint.
+    Unless a step is given it is the newest whose parameters and metadata are as they were written; newer ones are named
+    on stderr. Reads nothing else of the checkpoint, so it needs the memory of the parameters alone, on any number of
+    devices. Raises FileNotFoundError where there is no such checkpoint and DamagedCheckpoint where none is whole.
     """
-    path, step = _item(stage_dir, step, "ema")
+    path = _find(stage_dir, step, ("ema", "meta"))
+    item = epath.Path(path / "ema")
     reader = ocp.PyTreeCheckpointHandler()
-    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).tree)
-    return reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=numpy)), step
+    numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(item).tree)
+    return reader.restore(item, args=ocp.args.PyTreeRestore(restore_args=numpy)), int(path.name)
+
+
+def load_state(stage_dir: str | Path, abstract: TrainState, step: int) -> TrainState:
+    """The whole state of ``RUN/<stage>`` at ``step``, placed by the shardings of ``abstract``.
+
+    Writes nothing, so it may look at a run that is being trained. Raises FileNotFoundError where there is none and
+    DamagedCheckpoint where it is not what was written.
+    """
+    return _read_state(_find(stage_dir, step, ("train", "ema")), abstract)
 
 
 def load_meta(stage_dir: str | Path, step: int | None = None) -> dict[str, Any]:
-    """What ``Saver.save`` was given as ``meta``, of the newest checkpoint of ``RUN/<stage>`` unless a step is named."""
-    return ocp.JsonCheckpointHandler().restore(_item(stage_dir, step, "meta")[0])
+    """What ``Saver.save`` was given as ``meta``, of the step that ``load_params`` gives unless one is named."""
+    return _read_meta(_find(stage_dir, step, ("ema", "meta") if step is None else ("meta",)))
 
 
-def _item(stage_dir: str | Path, step: int | None, item: str) -> tuple[epath.Path, int]:
-    steps = steps_saved(stage_dir)
-    if not steps or (step is not None and step not in steps):
-        have = f"it has steps {', '.join(map(str, steps))}" if steps else "it has none"
+def _read_state(path: Path, abstract: TrainState) -> TrainState:
+    items = abstract.items()
+    ema = items.pop("ema")
+    read = lambda item, target: ocp.StandardCheckpointHandler().restore(
+        epath.Path(path / item), args=ocp.args.StandardRestore(target)
+    )
+    return TrainState(ema=read("ema", ema), **read("train", items))
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    return ocp.JsonCheckpointHandler().restore(epath.Path(path / "meta"))
+
+
+def _find(stage_dir: str | Path, step: int | None, items: Sequence[str]) -> Path:
+    """Directory of a step of which ``items`` are as they were written: the newest, or the one that is named."""
+    there = steps_saved(stage_dir)
+    if not there or (step is not None and step not in there):
+        have = f"it has steps {', '.join(map(str, there))}" if there else "it has none"
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise FileNotFoundError(f"{stage_dir} has {what}; {have}. Train the stage first (t2i train CONFIG).")
-    step = steps[-1] if step is None else step
-    return epath.Path(Path(stage_dir).absolute() / "checkpoints" / str(step) / item), step
+    directory = Path(stage_dir).absolute() / "checkpoints"
+    if step is not None:
+        if faults := check(directory / str(step), items):
+            raise DamagedCheckpoint(f"{stage_dir}: {Rejected(step, tuple(faults), directory / str(step))}")
+        return directory / str(step)
+    found, rejected = newest(directory, items)
+    if found is None:
+        raise DamagedCheckpoint(
+            f"{stage_dir} has no checkpoint that is whole: {'; '.join(map(str, rejected))}. Train the stage again."
+        )
+    for one in rejected:
+        complain(REJECTED, f"{stage_dir}: {one}. Step {found} is used; training on saves a newer one")
+    return directory / str(found)
+
+
+def _anywhere(flag: bool) -> bool:
+    """Whether it is so in any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from t2i_jax.data import load_dataset
+from t2i_jax.data import load_data
 from t2i_jax.parallel.hosts import barrier, leader
 from t2i_jax.parallel.mesh import check_batch
 from t2i_jax.training.checkpoint import versions
@@ -65,7 +65,7 @@ def look(experiment: Experiment, run: Path) -> Report:
     """What this process is and has; "failed" names what it could not do."""
     failed = []
     try:
-        data = load_dataset(experiment.data.dataset, experiment.data.split)
+        data = load_data(experiment.data)
         data.records(np.array([0]))
         digest = data.digest
     except (OSError, ValueError) as error:

@@ -27,6 +27,10 @@ class Checkpoints:
     """Steps between two saves: what a killed run loses at most."""
     keep: int = 3
     """Newest checkpoints that stay on disk."""
+    keep_period: int = 0
+    """Of every so many steps the newest checkpoint stays for good; 0 keeps none but the newest."""
+    tolerate: int = 3
+    """Saves in a row that may fail (a full disk) while training goes on; one more ends it. Earlier ones stay whole."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ class Reports:
     """Write TensorBoard event files."""
     wandb: str | None = None
     """Weights & Biases project to report to (needs the package wandb); nothing is sent unless it is named."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a training that goes wrong is rolled back or ended. May differ when a run is continued."""
+
+    nonfinite_row: int = 3
+    """Steps in a row whose loss or gradient is not finite, each skipped, that roll back to the last checkpoint: one or
+    two are a bad batch or an overflow, a row is a state that has gone wrong."""
+    rollbacks: int = 3
+    """How often a training is rolled back, with fewer than ``checkpoints.every`` finite steps between, before it ends
+    with an error."""
+    watchdog_s: float = 1800.0
+    """Seconds in which a step, a save or a sample sheet must end, or the process writes its stacks and exits to be
+    started again; counted from the first step on. 0 waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +91,5 @@ class Experiment:
     """When the state is saved."""
     reports: Reports = Reports()
     """What is written while training."""
+    limits: Limits = Limits()
+    """When it is rolled back or ended because something goes wrong."""

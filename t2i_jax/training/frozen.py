@@ -39,22 +39,24 @@ def load_frozen(stage: Stage, root: Path, rng: Array, batch: dict[str, Any]) -> 
     return frozen
 
 
-def load_together(root: Path, names: Iterable[str]) -> dict[str, Params]:
-    """Averaged parameters (numpy) of stages in the run directory ``root`` that work together.
+def load_together(root: Path, names: Iterable[str]) -> tuple[dict[str, Params], dict[str, int]]:
+    """Averaged parameters (numpy) of stages in the run directory ``root`` that work together, and the step of each.
 
     Raises FileNotFoundError for a stage that has not been trained and ValueError for one that was trained on another
     version of a stage than ``root`` has now.
     """
-    params = {name: load_params(root / name)[0] for name in names}
+    params, steps = {}, {}
+    for name in names:
+        params[name], steps[name] = load_params(root / name)
     now = {name: digest(tree) for name, tree in params.items()}
     for name in params:
-        for read, then in load_meta(root / name)["made_from"].items():
+        for read, then in load_meta(root / name, steps[name])["made_from"].items():
             if now.get(read, then) != then:
                 raise ValueError(
                     f"{root / name} was trained on another {read!r} than the one in {root / read}: their latents or "
                     f"embeddings do not fit. Put the old {read!r} back, or delete {root / name} and train it again"
                 )
-    return params
+    return params, steps
 
 
 def check_tree(found: Params, expected: Params, where: str) -> None:

@@ -3,19 +3,26 @@
 The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from t2i_jax.data import Data, Dataset, batches, load_dataset
-from t2i_jax.data.order import order
-from t2i_jax.data.pictures import pixels
+from t2i_jax.data import Data, batches, load_data
+from t2i_jax.data.deal import Deal, deal_of
+from t2i_jax.data.memory import usable
+from t2i_jax.data.mixture import Examples, title
+from t2i_jax.data.pictures import BadPicture
 from t2i_jax.parallel.hosts import barrier, leader
 from t2i_jax.text import Tokenizer
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.run import Run
+from t2i_jax.training.unusable import Unusable
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,22 @@ class Inputs:
 
     data: Data
     seed: int
-    dataset: Dataset
+    dataset: Examples
     tokenizer: Tokenizer
+    unusable: Unusable
+    """Takes down the examples that can't be used."""
     share: tuple[int, int] = (0, 1)
     """Which of how many equal parts of every batch this process reads."""
+    sizes: Path | None = None
+    """The directory where the pictures' sizes are kept, which buckets need."""
 
     @classmethod
     def open(cls, experiment: Experiment, paths: Run, share: tuple[int, int] = (0, 1)) -> "Inputs":
         """Load both. Raises FileNotFoundError or ValueError with the fix where the data or the vocabulary don't fit."""
         data = experiment.data
-        dataset = load_dataset(data.dataset, data.split)
+        dataset = load_data(data)
+        if leader():
+            deal_of(data, dataset, paths.cache)  # writes the sizes, where buckets need them
         if not paths.tokenizer.exists() and leader():
             Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer)
         barrier(f"tokenizer of {experiment.stage.name}")
@@ -44,20 +57,37 @@ class Inputs:
                 f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
                 f"{experiment.stage.name!r} knows {known}: set its vocab to at least {tokenizer.vocab}"
             )
-        return cls(data, experiment.seed, dataset, tokenizer, share)
+        unusable = Unusable(paths.unusable(jax.process_index()), dataset)
+        return cls(data, experiment.seed, dataset, tokenizer, unusable, share, paths.cache)
+
+    @property
+    def deal(self) -> Deal:
+        """How the examples are dealt to the steps."""
+        return deal_of(self.data, self.dataset, self.sizes)
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a global batch, as the step takes it."""
+        """Shapes of a global batch of squares, as the step takes it."""
         return batch_shapes(self.data)
+
+    def images(self) -> dict[tuple[int, ...], float]:
+        """The shapes of a batch's pictures, [b, h, w, 3], and the share of the steps that have each."""
+        steps = self.deal.steps.counts
+        return {(self.data.batch, *shape, 3): count / sum(steps) for shape, count in zip(self.deal.shapes, steps)}
 
     def digests(self) -> dict[str, str]:
         """What the data set and the tokenizer are made of, as SHA-256."""
         return {"data": self.dataset.digest, "tokenizer": self.tokenizer.digest}
 
+    def indices(self, number: int) -> np.ndarray:
+        """Global indices of the examples of the step ``number`` (from 1), of all processes together."""
+        return self.deal.visits(self.seed, number - 1, self.data.batch)[1]
+
     def visits(self, start: int, images: bool) -> Iterator[dict[str, np.ndarray]]:
         """This process's share of the batches from step ``start`` on, as the pipeline gives them."""
         number, count = self.share
-        return batches(self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images=images)
+        return batches(
+            self.data, self.dataset, self.tokenizer, self.seed, start, number, count, images, self.deal, self.unusable
+        )
 
     def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches from step ``start`` on, as the step takes them."""
@@ -66,15 +96,25 @@ class Inputs:
 
     def examples(self, n: int) -> tuple[dict[str, np.ndarray], list[str]]:
         """The first ``n`` examples of the first epoch as they are (first caption, no flip), and their captions."""
-        indices = order(self.seed, 0, min(n, len(self.dataset)), len(self.dataset))
-        records = self.dataset.records(indices)
+        square = deal_of(dataclasses.replace(self.data, buckets=()), self.dataset)
+        indices = square.visits(self.seed, 0, min(n, len(self.dataset)))[1]
+        records, pictures = zip(*(self._usable(int(index), square) for index in indices))
         captions = [record["captions"][0] for record in records]
         batch = {
-            "image": np.stack([pixels(record["image"], self.data.image_size) for record in records]),
+            "image": np.stack(pictures),
             "tokens": self.tokenizer(captions, self.data.context),
-            "index": indices.astype(np.int32),
+            "index": np.array([record["index"] for record in records], np.int32),
         }
         return batch, captions
+
+    def _usable(self, index: int, deal: Deal) -> tuple[dict, np.ndarray]:
+        """Record and picture of an example, or of the one that stands in for it."""
+        out = np.empty((*deal.shapes[0], 3), np.uint8)
+        for example in (index, *islice(deal.stand_ins(index), 1000)):
+            (record,) = self.dataset.records([example])
+            with contextlib.suppress(BadPicture):
+                return record, usable(record, out)
+        raise ValueError(f"no usable example near {index} in {title(self.dataset)}")
 
 
 def batch_shapes(data: Data) -> dict[str, jax.ShapeDtypeStruct]:

@@ -16,19 +16,22 @@ from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.cache import Cache
-from t2i_jax.training.checkpoint import Saver, versions
+from t2i_jax.training.checkpoint import REJECTED, Saver
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.feed import Feed
 from t2i_jax.training.flops import peak_flops
 from t2i_jax.training.frozen import digest, load_frozen
+from t2i_jax.training.goodput import Goodput
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.metrics import Reporter
+from t2i_jax.training.nonfinite import Guard
+from t2i_jax.training.origin import origin, remarks
 from t2i_jax.training.preview import Preview
 from t2i_jax.training.program import build
 from t2i_jax.training.run import Run
-from t2i_jax.training.serialize import encode
 from t2i_jax.training.state import TrainState
 from t2i_jax.training.stop import EXIT_STOPPED, Stop
+from t2i_jax.training.watchdog import Watchdog
 from t2i_jax.types import Params
 
 
@@ -37,7 +40,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
 
     ``until`` stops after that step as a signal would: saved, to be continued. Returns 0 when all steps are done, else
     ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
-    the experiment, its data, its directory or the stages it reads.
+    the experiment, its data, its directory or the stages it reads, and SaveFailed where its state can't be saved.
     """
     join()
     keep_memory()
@@ -46,60 +49,106 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     mesh = experiment.mesh.build()
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
     paths.check(experiment)
+    goodput = Goodput(paths.goodput, writes=leader())
     inputs = Inputs.open(experiment, paths, share(split_batch(mesh), experiment.data.batch))
     init_key, key, preview_key = jax.random.split(jax.random.key(experiment.seed), 3)
     frozen = load_frozen(stage, paths.root, init_key, inputs.shapes())
     made_from = inputs.digests() | {name: digest(params) for name, params in frozen.items()}
     cache = Cache.of(stage, frozen, inputs, made_from, paths.cache, experiment.cache_gb)
-    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {})
+    program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {}, inputs.images())
     if leader():
         paths.write(experiment)
 
-    with jax.set_mesh(mesh), Saver(paths.checkpoints, experiment.checkpoints.keep) as saver:
-        meta = {"finished": False}
+    kept = experiment.checkpoints
+    with jax.set_mesh(mesh), Saver(paths.checkpoints, kept.keep, kept.keep_period, kept.tolerate) as saver:
+        meta, now, changes = {"finished": False}, origin(experiment, made_from, mesh), []
         if saver.latest() is not None:
             meta = saver.meta()
+            paths.check_config(meta["config"], experiment)
             paths.check_sources(meta["made_from"], made_from)
+            changes = remarks(meta, now)
         if meta["finished"] and saver.latest() >= experiment.steps:
             print(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}", flush=True)
             return 0
-        state = program.init(init_key) if saver.latest() is None else saver.restore(program.state)
-        meta = {"finished": False, "config": encode(experiment), "made_from": made_from, "versions": versions()}
-        start = number = int(state.step)
+        with goodput.part("compile" if saver.latest() is None else "restore"):
+            state = program.init(init_key) if saver.latest() is None else saver.restore(program.state)
+        number = int(state.step)
+        guard = Guard(experiment, paths.nonfinite, number, meta.get("nonfinite"), inputs.indices if leader() else None)
+        meta = now
         frozen = program.place_frozen(frozen)
         batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
-        upcoming = batches(start)
-        step = program.step.lower(program.state, program.frozen, key, program.batch).compile()
-        barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
+        upcoming = batches(number)
+        with goodput.part("compile"):
+            step = program.compile(key)
+            barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
+        watchdog = Watchdog(experiment.limits.watchdog_s, paths.stacks(jax.process_index()))
+
+        def seen(number: int, values: dict[str, float]) -> None:
+            guard.see(number, values)
+            goodput.step(number, bool(values["skipped"]))
+            watchdog.beat(f"step {number}")
+
         reporter = Reporter(
-            stage.name, paths.metrics, start, experiment.steps, reports.every,
+            stage.name, paths.metrics, number, experiment.steps, reports.every, goodput=goodput, seen=seen,
             examples=experiment.data.batch, flops=program.flops, peak=peak_flops(list(mesh.devices.flat)),
             tensorboard=paths.tensorboard if reports.tensorboard else None, wandb=reports.wandb, writes=leader(),
         )  # fmt: skip
+        for text in changes if leader() else []:
+            reporter.say(text)
+        saver.report = reporter.incident
+        reporter.count(REJECTED, len(saver.rejected))
+        inputs.unusable.tell(reporter.say, reporter.count)
         preview = Preview(experiment, inputs, mesh, preview_key, paths.samples)
         last = min(until or experiment.steps, experiment.steps)
 
-        with reporter, Stop(jax.process_count()) as stop:
-            with Feed(upcoming, split_batch(mesh)) as feed:
-                for number in range(start + 1, last + 1):
-                    state, metrics = step(state, frozen, key, next(feed))
-                    reporter.add(number, metrics)
-                    if number % experiment.checkpoints.every == 0 and number < last:
+        def save(finished: bool = False) -> None:
+            with goodput.part("save"):
+                saver.save(number, state, meta | {"finished": finished, "nonfinite": guard.memory})
+            goodput.mark(number)
+            watchdog.beat(f"the save of step {number}")
+
+        with reporter, guard, watchdog, Stop(jax.process_count()) as stop:
+            goodput.begin()
+            while number < last and not stop.requested:  # again only after a roll-back
+                with Feed(upcoming, split_batch(mesh)) as feed:
+                    for number in range(number + 1, last + 1):  # noqa: B020  it goes on from where it is
+                        with goodput.part("data"):
+                            batch = next(feed)
+                        state, metrics = step(state, frozen, key, batch)
+                        reporter.add(number, metrics)
+                        due = number % experiment.checkpoints.every == 0 and number < last
+                        if (due or preview.due(number)) and not guard.tripped:
+                            reporter.settle()
+                        if guard.tripped:
+                            break
+                        if due:
+                            save()
+                        if preview.due(number):
+                            with reporter.paused(), goodput.part("preview"):
+                                preview.draw(number, state.ema, frozen)
+                            watchdog.beat(f"the sample sheet of step {number}")
+                        if stop.now(number):
+                            reporter.say(f"{stop.requested} at step {number}: saving")
+                            break
+                    if not guard.tripped:
                         reporter.settle()
-                        saver.save(number, state, meta)
-                    if preview.due(number):
-                        reporter.settle()
-                        with reporter.paused():
-                            preview.draw(number, state.ema, frozen)
-                    if stop.now(number):
-                        reporter.say(f"{stop.requested} at step {number}: saving")
-                        break
-                reporter.settle()
+                if guard.tripped:
+                    with goodput.part("restore"):
+                        state, number, since = guard.roll_back(saver, program, init_key, state)
+                    goodput.roll_back(since)
+                    reporter.rolled_back(number)
+                    save()
+                    upcoming = batches(number)
             if finished := number >= experiment.steps:
-                with Feed(batches(0), split_batch(mesh)) as feed:
+                with goodput.part("setup"), Feed(batches(0), split_batch(mesh)) as feed:
                     state = _finish(stage, state, frozen, feed)
             if finished or saver.latest() != number:
-                saver.save(number, state, meta | {"finished": finished})
+                save(finished)
+            with goodput.part("save"):
+                saver.wait()
+            goodput.write()
+            if leader():
+                reporter.say(goodput.line())
     return 0 if finished else EXIT_STOPPED
 
 

@@ -1,18 +1,20 @@
 """What a training says: JSON lines, TensorBoard, Weights & Biases if asked, and a line on the terminal.
 
 ``metrics.jsonl`` has one object a line: ``step``, ``loss``, ``lr``, ``grad_norm``, the stage's own scalars (each the
-mean since the last line), ``examples_per_second``, ``tflops`` (reached, all devices), ``peak_share`` (of what the
-devices could do) and ``seconds`` (of training, all runs together). When a training continues from a checkpoint, later
-lines of the run that was cut off are removed.
+mean since the last line over the steps that were finite), ``skipped`` and ``rollbacks`` (how many steps were not, and
+how often the training was rolled back, since the last line), ``examples_per_second``, ``tflops`` (reached, all
+devices), ``peak_share`` (of what the devices could do), ``seconds`` (of training, all runs together), ``goodput`` and
+``time_<part>`` (see goodput.py). When a training continues from a checkpoint, later lines of the run that was cut off
+are removed. What went wrong is counted by name (``saves_failed``, ``checkpoints_rejected``) in every later line of the
+same process.
 """
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +22,35 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from t2i_jax.training.appender import Appender
+from t2i_jax.training.goodput import Goodput
 from t2i_jax.training.run import write_whole
+from t2i_jax.training.tensorboard import Events
 
 
 class Reporter:
     """Writes one run's metrics, a line every ``every`` steps and at the last.
 
-    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices. One that does not write still
-    reads every step's metrics: of several processes one reports.
+    ``examples`` and ``flops`` are those of one step, ``peak`` FLOP/s of all devices. ``seen`` gets every step's metrics
+    as they are read, in order. One that does not write still reads them: of several processes one reports.
     """
 
     def __init__(
         self, name: str, path: Path, start: int, steps: int, every: int, *, examples: int, flops: int,
         peak: float | None, tensorboard: Path | None = None, wandb: str | None = None, writes: bool = True,
+        goodput: Goodput | None = None, seen: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     ):  # fmt: skip
         self.name, self.steps, self.every = name, steps, every
         self.examples, self.flops, self.peak = examples, flops, peak
-        self._writes = writes
-        self._seconds = _keep_until(path, start) if writes else 0.0
-        self._file = (path if writes else Path(os.devnull)).open("a", buffering=1)
+        self._writes, self._goodput, self._seen = writes, goodput, seen
+        self._seconds = keep_until(path, start) if writes else 0.0
+        self._file = Appender(path if writes else Path(os.devnull))
         self._writers = [_tensorboard(tensorboard, start)] if tensorboard and writes else []
         self._writers += [_wandb(name, wandb)] if wandb and writes else []
         self._line = Line(name, start, steps)
         self._sums: dict[str, float] = {}
-        self._count, self._pending = 0, None
+        self._count, self._skipped, self._rollbacks, self._pending = 0, 0.0, 0.0, None
+        self._incidents: dict[str, int] = {}
         self._clock = time.perf_counter()
 
     @contextlib.contextmanager
@@ -56,8 +63,7 @@ class Reporter:
     def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Take the metrics of a step that was just dispatched; they are read when the next one's come.
 
-        So the host waits for step N - 1 while the devices do step N. Raises FloatingPointError where a loss is not
-        finite.
+        So the host waits for step N - 1 while the devices do step N.
         """
         self.settle()
         self._pending = step, metrics
@@ -68,15 +74,23 @@ class Reporter:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"{self.name}: the loss of step {step} is {values['loss']}. The checkpoints before it are whole. "
-                "Lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip."
-            )
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
+        if values.get("skipped"):
+            self._skipped += 1
+            if self._writes:
+                self.say(f"step {step} skipped: loss {values['loss']}, gradient norm {values.get('grad_norm')}")
+        else:
+            for name, value in values.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        self._seen(step, values)
         if step % self.every == 0 or step == self.steps:
+            self._report(step)
+
+    def rolled_back(self, step: int) -> None:
+        """The training goes on from ``step`` with an older state: what was added and not read counts no more."""
+        self._pending = None
+        self._rollbacks += 1
+        if step == self.steps:
             self._report(step)
 
     def _report(self, step: int) -> None:
@@ -84,23 +98,40 @@ class Reporter:
         now = time.perf_counter()
         elapsed, self._clock = now - self._clock, now
         self._seconds += elapsed
-        values = {name: total / self._count for name, total in self._sums.items()}
+        values = {name: total / max(self._count - self._skipped, 1) for name, total in self._sums.items()}
+        values |= {"skipped": self._skipped, "rollbacks": self._rollbacks}
         pace = self._count / max(elapsed, 1e-9)
         values["examples_per_second"] = pace * self.examples
         values["tflops"] = pace * self.flops / 1e12
         if self.peak:
             values["peak_share"] = pace * self.flops / self.peak
         values["seconds"] = self._seconds
-        self._file.write(json.dumps({"step": step} | values) + "\n")
+        values |= self._incidents
+        if self._goodput:
+            values["goodput"] = self._goodput.share()
+            values |= {f"time_{name}": value for name, value in self._goodput.seconds().items()}
+        if error := self._file.write(json.dumps({"step": step} | values).encode() + b"\n"):
+            self.incident("lines_delayed", f"the metrics of step {step} wait to be written: {error}")
         for write, _ in self._writers:
             write(step, values)
         if self._writes:
             self._line.update(step, values)
-        self._sums, self._count = {}, 0
+        self._sums, self._count, self._skipped, self._rollbacks = {}, 0, 0.0, 0.0
 
     def say(self, text: str) -> None:
         """One line to the user, beside the progress line."""
         self._line.say(f"{self.name}: {text}")
+
+    def incident(self, name: str, text: str) -> None:
+        """Something that went wrong without ending the training: said, and counted under ``name`` in the metrics."""
+        self.count(name)
+        if self._writes:
+            self.say(text)
+
+    def count(self, name: str, times: int = 1) -> None:
+        """Add to a count that every later line of the metrics shows; nothing is shown that never happened."""
+        if times:
+            self._incidents[name] = self._incidents.get(name, 0) + times
 
     def __enter__(self) -> "Reporter":
         return self
@@ -152,12 +183,13 @@ class Line:
             self._progress.stop()
 
 
-def _keep_until(path: Path, step: int) -> float:
+def keep_until(path: Path, step: int) -> float:
     """Cut lines after ``step`` and any half-written one; returns the seconds trained until then."""
     if not path.exists():
         return 0.0
     kept, seconds = [], 0.0
-    for line in path.read_text(errors="replace").splitlines():
+    text = path.read_text(errors="replace")
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -165,20 +197,15 @@ def _keep_until(path: Path, step: int) -> float:
         if record.get("step", 0) <= step:
             kept.append(line)
             seconds = record.get("seconds", seconds)
-    write_whole(path, "".join(line + "\n" for line in kept))
+    left = "".join(line + "\n" for line in kept)
+    if left != text:
+        write_whole(path, left)
     return seconds
 
 
 def _tensorboard(directory: Path, start: int) -> tuple:
-    from tensorboardX import SummaryWriter
-
-    writer = SummaryWriter(str(directory), purge_step=start + 1)
-
-    def write(step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-
-    return write, writer.close
+    events = Events(directory, start)
+    return events.write, events.close
 
 
 def _wandb(name: str, project: str) -> tuple:

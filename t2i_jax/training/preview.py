@@ -1,5 +1,6 @@
 """Sample sheets while training: the same captions, the same noise, the averaged parameters of the moment."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Preview:
         return bool(every) and (step % every == 0 or step == self._experiment.steps)
 
     def draw(self, step: int, params: Params, frozen: dict[str, Params]) -> Path:
-        """Write the sheet of ``step``; returns its path."""
+        """Write the sheet of ``step``, where the disk has room for it; returns its path."""
         if self._batch is None:
             batch, captions = self._inputs.examples(self._experiment.reports.previews)
             self._batch = jax.device_put(batch, replicated(self._mesh)), captions
@@ -37,7 +38,11 @@ class Preview:
         path = self._directory / f"{step:06d}.png"
         pictures = np.asarray(self._function(params, frozen, self._key, batch))
         if leader():
-            sheet(pictures, captions, path)
+            try:
+                sheet(pictures, captions, path)
+            except OSError as error:  # a picture is not worth a training
+                print(f"{path} could not be written: {error}", file=sys.stderr, flush=True)
+                path.unlink(missing_ok=True)
         return path
 
     def _pictures(self, params: Params, frozen: dict[str, Params], key: jax.Array, batch: Batch) -> Any:

@@ -4,7 +4,7 @@
 width, an axis that doesn't divide a leaf) before anything is read, computed or trained.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,17 @@ class Program:
     """Floating-point operations of one step, on all devices together."""
     kernel_flops: int
     """Those among them that hand-written kernels do, where no compiler counts them."""
+    batches: tuple[Batch | dict[str, Any], ...] = ()
+    """Shapes of the batches that the steps get: one for each shape of the pictures."""
+
+    def compile(self, key: jax.Array) -> Callable:
+        """The step, compiled for every shape of a batch before the first one comes, so that no step waits for it."""
+        batches = self.batches or (self.batch,)
+        steps = [self.step.lower(self.state, self.frozen, key, batch).compile() for batch in batches]
+        if len(steps) == 1:
+            return steps[0]
+        by_shape = {batch["image"].shape: step for batch, step in zip(batches, steps)}
+        return lambda state, frozen, key, batch: by_shape[batch["image"].shape](state, frozen, key, batch)
 
     def place_frozen(self, frozen: dict[str, Params]) -> dict[str, Params]:
         """The frozen parameters on the devices."""
@@ -47,12 +58,20 @@ class Program:
 
 
 def build(
-    experiment: Experiment, mesh: Mesh, frozen: dict[str, Params], batch: dict[str, Any], cached: dict[str, Any]
+    experiment: Experiment,
+    mesh: Mesh,
+    frozen: dict[str, Params],
+    batch: dict[str, Any],
+    cached: dict[str, Any],
+    images: Mapping[tuple[int, ...], float] | None = None,
 ) -> Program:
     """The program of ``experiment`` on ``mesh``.
 
     ``frozen``, ``batch``: arrays or shapes, ``batch`` as the pipeline gives it. ``cached``: "image" and/or "text" with
-    the shapes of those features as a batch brings them; with the image's it brings no image.
+    the shapes of those features as a batch brings them; with the image's it brings no image. ``images``: the shapes
+    [b, h, w, 3] that the pictures of a batch have, and the share of the steps of each; default: that of ``batch``.
+
+    Raises ValueError where the stage can't take pictures of one of these shapes.
     """
     stage, optimizer = experiment.stage, experiment.optimizer
     transform = optimizer.build(experiment.steps)
@@ -76,10 +95,28 @@ def build(
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
     out, options = (where, replicated(mesh)), compiler_options(mesh)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=options)
-    traced = jitted.trace(state, frozen, key, inputs)
-    jaxpr = traced.jaxpr.jaxpr
     begin = jax.jit(init, out_shardings=where)
-    return Program(state, frozen, inputs, begin, jitted, count_jaxpr(jaxpr), count_kernels(jaxpr))
+    if not images or "image" not in inputs:
+        images = {batch["image"].shape: 1.0}
+    batches, flops, kernels = [], 0.0, 0.0
+    for shape, share in images.items():
+        batches.append(inputs | ({"image": reshaped(inputs["image"], shape)} if "image" in inputs else {}))
+        try:
+            jaxpr = jitted.trace(state, frozen, key, batches[-1]).jaxpr.jaxpr
+        except (TypeError, ValueError) as error:
+            if len(images) == 1 and shape == batch["image"].shape:
+                raise
+            raise ValueError(
+                f"the stage {stage.name!r} can't take pictures {shape[1]} high and {shape[2]} wide, which data.buckets "
+                f"asks for: {error}"
+            ) from error
+        flops, kernels = flops + share * count_jaxpr(jaxpr), kernels + share * count_kernels(jaxpr)
+    return Program(state, frozen, inputs, begin, jitted, round(flops), round(kernels), tuple(batches))
+
+
+def reshaped(image: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Pictures of another shape, living where those of ``image`` do."""
+    return jax.ShapeDtypeStruct(shape, image.dtype, sharding=image.sharding)
 
 
 def placed(tree: Any, where: Any) -> Any:

@@ -5,6 +5,10 @@
     RUN/<stage>/config.json           the experiment
     RUN/<stage>/checkpoints/<step>/   train, ema, meta
     RUN/<stage>/metrics.jsonl         one JSON object a line
+    RUN/<stage>/nonfinite.jsonl       steps that were skipped, with their examples, and roll-backs
+    RUN/<stage>/unusable-<process>.jsonl  examples that could not be used
+    RUN/<stage>/goodput.json          where the wall time went
+    RUN/<stage>/stacks-<process>.txt  where a process hung
     RUN/<stage>/samples/<step>.png    sample sheets
     RUN/<stage>/tensorboard/          event files
 """
@@ -19,7 +23,7 @@ from typing import Any
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 
-FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports")
+FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits")
 """Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt."""
 
 
@@ -56,6 +60,20 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     @property
+    def nonfinite(self) -> Path:
+        return self.directory / "nonfinite.jsonl"
+
+    @property
+    def goodput(self) -> Path:
+        return self.directory / "goodput.json"
+
+    def unusable(self, process: int) -> Path:
+        return self.directory / f"unusable-{process}.jsonl"
+
+    def stacks(self, process: int) -> Path:
+        return self.directory / f"stacks-{process}.txt"
+
+    @property
     def samples(self) -> Path:
         return self.directory / "samples"
 
@@ -77,7 +95,11 @@ class Run:
         Fields in FREE may differ. A directory without a checkpoint or config belongs to nobody yet.
         """
         if self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
-            self._compare(differences(_current(self.config), encode(experiment)), FREE, "another experiment")
+            self.check_config(_parse(self.config), experiment)
+
+    def check_config(self, old: dict[str, Any], experiment: Experiment) -> None:
+        """As ``check``, for a config that was read elsewhere, such as in a checkpoint."""
+        self._compare(differences(_current(old), encode(experiment)), FREE, "another experiment")
 
     def check_sources(self, old: dict[str, str], new: dict[str, str]) -> None:
         """Raise ConfigError if the data, the tokenizer or a frozen stage is not what the checkpoint was trained on."""
@@ -86,7 +108,9 @@ class Run:
     def write(self, experiment: Experiment) -> None:
         """Write the experiment's config."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config, json.dumps(encode(experiment), indent=1) + "\n")
+        text = json.dumps(encode(experiment), indent=1) + "\n"
+        if not self.config.exists() or self.config.read_text() != text:  # a full disk has no room for the same again
+            write_whole(self.config, text)
 
     def _compare(self, changes: Iterable[tuple[str, Any, Any]], free: tuple[str, ...], owner: str) -> None:
         changed = [
@@ -124,9 +148,8 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _current(path: Path) -> dict:
-    """The config in today's fields: a field that is new since it was written counts as its default."""
-    data = _parse(path)
+def _current(data: dict) -> dict:
+    """A config in today's fields: a field that is new since it was written counts as its default."""
     try:
         return encode(decode(data))
     except ConfigError:

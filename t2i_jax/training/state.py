@@ -15,7 +15,7 @@ from t2i_jax.types import Batch, Params
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Updates done so far, the parameters, their moving average, and the optimizer's moments."""
+    """Steps done so far, skipped ones too, the parameters, their moving average, and the optimizer's moments."""
 
     step: Any  # a scalar; like every field, its shape or its sharding in trees that describe a state
     params: Params

@@ -4,8 +4,13 @@
 moving average ``ema' = d ema + (1 - d) params'`` with ``d = min(decay, (1 + step) / (10 + step))``, whose warm-up
 forgets the initial parameters quickly. All noise comes from ``fold_in(key, step)``, so a step is a function of the seed
 and its number alone.
+
+A step whose loss or gradient is not finite changes nothing but its number: parameters, average and the optimizer's
+moments and counts stay bit for bit. So the next step draws other examples and other noise, and the learning rate, which
+follows the optimizer's count of updates, does not move on either.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -29,28 +34,49 @@ def make_step(
     """The step of a training of ``steps`` steps, to be jitted with the state donated.
 
     ``cached``: which of the stage's features ("image", "text") the batches hold already. Metrics: the stage's own,
-    ``loss``, ``grad_norm`` (before clipping) and ``lr``.
+    ``loss``, ``grad_norm`` (before clipping), ``lr`` and ``skipped`` (1 where the step was, because something was not
+    finite, else 0).
     """
     transform = optimizer.build(steps)
+    gradient = make_gradient(stage, accumulate, cached)
+
+    def step(state: TrainState, frozen: dict, key: Array, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(key, state.step)
+        (value, metrics), grads = gradient(state.params, frozen, rng, batch)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        rate = optimizer.rate(_updates(state), steps)
+        metrics |= {"loss": value, "grad_norm": norm, "lr": rate, "skipped": 1 - finite}
+
+        def update(state: TrainState) -> TrainState:
+            updates, opt_state = transform.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
+            return TrainState(state.step + 1, params, ema, opt_state)
+
+        skip = lambda state: dataclasses.replace(state, step=state.step + 1)
+        # a branch, not a select of each leaf: that would keep old and new values at once
+        return jax.lax.cond(finite, update, skip, state), metrics
+
+    return step
+
+
+def make_gradient(stage: Stage, accumulate: int = 1, cached: frozenset[str] = NONE) -> Callable:
+    """``gradient(params, frozen, rng, batch) -> ((loss, metrics), gradient)`` of a step's whole batch."""
 
     def loss(params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, Metrics]:
         image = {} if "image" in cached else stage.image_features(frozen, batch["image"])
         text = {} if "text" in cached else stage.text_features(frozen, batch["tokens"])
         return stage.loss(params, frozen, rng, widen(batch | image | text))
 
-    gradient = accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
+    return accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
 
-    def step(state: TrainState, frozen: dict, key: Array, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(key, state.step)
-        (value, metrics), grads = gradient(state.params, frozen, rng, batch)
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)
-        metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads), "lr": optimizer.rate(state.step, steps)}
-        return TrainState(state.step + 1, params, ema, opt_state), metrics
 
-    return step
+def _updates(state: TrainState) -> Array:
+    """How many updates the optimizer has made: the steps without those that were skipped."""
+    counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, "count")
+    return counts[0][1] if counts else state.step
 
 
 def accumulated(gradient: Callable, parts: int) -> Callable:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from t2i_jax.data import Data, Dataset
+from t2i_jax.data import Data
+from t2i_jax.data.deal import Deal
 from t2i_jax.data.memory import replacement, usable
+from t2i_jax.data.mixture import Examples
 from t2i_jax.data.ops import may_flip, texts_of
 from t2i_jax.data.pictures import BadPicture
 from t2i_jax.text import Tokenizer
@@ -39,18 +41,21 @@ class ImageViews:
         """Rows of the views of examples ``index`` [b], mirrored where ``flipped`` [b]."""
         return self.first[index] + flipped
 
-    def chunks(self, dataset: Dataset, size: int, chunk: int, bad: dict[int, str]) -> Iterator[np.ndarray]:
-        """The views' pixels, uint8 [chunk or fewer, size, size, 3], row by row. Unusable examples are black and are
+    def chunks(
+        self, dataset: Examples, shape: tuple[int, int], chunk: int, bad: dict[int, str]
+    ) -> Iterator[np.ndarray]:
+        """The views' pixels, uint8 [chunk or fewer, h, w, 3], row by row. Unusable examples are black and are
         written into ``bad`` with the reason."""
         example = np.repeat(np.arange(len(self.allowed)), 1 + self.allowed)
         mirrored = np.arange(len(example)) != self.first[example]
 
         def read(record: dict) -> np.ndarray:
+            picture = np.zeros((*shape, 3), np.uint8)
             try:
-                return usable(record, size)
+                return usable(record, picture)
             except BadPicture as error:
                 bad[record["index"]] = error.reason
-                return np.zeros((size, size, 3), np.uint8)
+                return picture
 
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(example), chunk):
@@ -60,9 +65,8 @@ class ImageViews:
                 pictures[flip] = pictures[flip, :, ::-1]
                 yield pictures
 
-    def replaced(self, bad: Mapping[int, str]) -> "ImageViews":
-        """The same rows, with usable examples standing in for the ``bad`` ones as in the pipeline."""
-        stand_in = _stand_ins(len(self.allowed), bad)
+    def replaced(self, stand_in: np.ndarray) -> "ImageViews":
+        """The same rows, where example ``stand_in[i]`` stands in for example i."""
         return ImageViews(self.allowed[stand_in], self.first[stand_in])
 
 
@@ -100,13 +104,9 @@ class TextViews:
         return (self.tokens[start : start + chunk] for start in range(0, len(self), chunk))
 
 
-def replaced(captions: list[list[str]], bad: Mapping[int, str]) -> list[list[str]]:
-    """The captions, with those of usable examples in the place of the ``bad`` ones'."""
-    return [captions[i] for i in _stand_ins(len(captions), bad)] if bad else captions
-
-
-def _stand_ins(size: int, bad: Mapping[int, str]) -> np.ndarray:
+def stand_ins(deal: Deal, size: int, bad: Mapping[int, str]) -> np.ndarray:
+    """int64 [size]: every example's own number; for the ``bad`` ones that of the one which the pipeline shows."""
     index = np.arange(size)
     for example in bad:
-        index[example] = replacement(example, size, bad)
+        index[example] = replacement(example, deal, bad)
     return index

@@ -9,6 +9,7 @@ from PIL import Image
 
 from t2i_jax.data import arrays, commands, load_dataset
 from t2i_jax.data.build import build
+from t2i_jax.data.choose import Choice
 from t2i_jax.data.pictures import decode
 from t2i_jax.text import Tokenizer
 from tests.data.conftest import fill, folder_of, picture
@@ -61,7 +62,7 @@ BAD = {
 
 def test_bad_pictures_are_left_out_counted_by_reason_and_listed(tmp_path):
     folder = fill(folder_of(tmp_path / "in", 4), BAD)
-    manifest = build(folder, tmp_path / "out", max_pixels=50_000)
+    manifest = build(folder, tmp_path / "out", choice=Choice(max_pixels=50_000))
     assert manifest["splits"]["train"]["records"] == 4
     assert manifest["skipped"] == {
         "empty file": 1, "not a picture": 1, "does not decode": 1, "too many pixels": 1,
@@ -74,7 +75,7 @@ def test_bad_pictures_are_left_out_counted_by_reason_and_listed(tmp_path):
 
 def test_nothing_usable_is_an_error_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match=r"nothing usable in .*in: \{.*'empty file': 1"):
-        build(fill(tmp_path / "in", BAD), tmp_path / "out", max_pixels=50_000)
+        build(fill(tmp_path / "in", BAD), tmp_path / "out", choice=Choice(max_pixels=50_000))
     assert not (tmp_path / "out").exists()
 
 

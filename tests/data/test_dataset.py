@@ -117,15 +117,35 @@ def test_a_digest_without_a_manifest_follows_the_content(tmp_path):
     assert copy(False) != copy(True)
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_damaged_records_are_told_and_all_others_read(tmp_path):
     for path in (HOME / "1.0.0").iterdir():
         data = bytearray(path.read_bytes())
         if "val_pair" in path.name:
             data[200_000:200_100] = bytes(100)
         (tmp_path / path.name).write_bytes(data)
+    whole, hurt = (load_dataset(path, "val_pair") for path in (HOME, tmp_path))
+    records = hurt.records(range(len(hurt)))
+    damaged = [r["index"] for r in records if "damage" in r]
+    assert 1 <= len(damaged) <= 16  # records compressed together
+    assert all("val_pair.array_record" in r["damage"] for r in records if "damage" in r)
+    rest = [i for i in range(len(hurt)) if i not in damaged]
+    assert [records[i] for i in rest] == whole.records(rest)
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut", "empty"])
+def test_of_a_file_that_is_gone_or_cut_no_record_is_made_up(fault, tmp_path):
+    for path in (HOME / "1.0.0").iterdir():
+        data = path.read_bytes()
+        if "val_pair" in path.name and fault != "gone":
+            data = data[: {"cut": len(data) // 2 + 5, "empty": 0}[fault]]
+        (tmp_path / path.name).write_bytes(data)
     dataset = load_dataset(tmp_path, "val_pair")
-    with pytest.raises(ValueError, match="damaged records in .*val_pair"):
-        dataset.records(range(len(dataset)))
+    if fault == "gone":
+        next(tmp_path.glob("*val_pair*")).unlink()
+        with pytest.raises(FileNotFoundError, match="lacks its file .*val_pair"):
+            dataset.records([0])
+    else:
+        assert all("damage" in record for record in dataset.records(range(len(dataset))))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from t2i_jax.data.form import serialize
 from t2i_jax.data.ops import may_flip
 from t2i_jax.data.records import Records
 from t2i_jax.text import Tokenizer, fold
-from tests.data.conftest import folder_of, picture
+from tests.data.conftest import fill, folder_of, picture
 
 TOKENIZER = Tokenizer.train(["thing a of the kind pointing left", "thing b c", "a small drawing of it"], vocab=300)
 SMALL = Data(batch=8, image_size=16, context=60, keyword_probability=0.25)
@@ -179,6 +180,55 @@ def test_too_many_bad_examples_stop_the_run_with_a_report(data, mixed):
         take(data, hurt, 200)
     with pytest.raises(ValueError, match="unusable"):
         take(dataclasses.replace(data, max_bad=1.0), damage(mixed, dict.fromkeys(range(37), b"")), 1)
+
+
+def flip_a_bit_of_each(dataset, target, places: list[float]):
+    """A copy of the data set's directory with bits flipped at some shares of its file's length."""
+    shutil.copytree(dataset.directory, target)
+    (file,) = target.glob("*.array_record*")
+    data = bytearray(file.read_bytes())
+    for place in places:
+        data[int(place * len(data))] ^= 0x10
+    file.write_bytes(data)
+    return load_dataset(target)
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory):
+    """240 pictures in 40-pixel PNGs, one record a chunk, and the same with bits flipped in the file."""
+    home = tmp_path_factory.mktemp("flipped")
+    files = {f"{i:03d}.png": picture(i, (40, 40)) for i in range(240)}
+    build(fill(home / "in", files | {f"{i:03d}.txt": f"thing {i}" for i in range(240)}), home / "whole")
+    whole = load_dataset(home / "whole")
+    hurt = flip_a_bit_of_each(whole, home / "hurt", [0.3, 0.31, 0.6])
+    damaged = [r["index"] for r in hurt.records(range(240)) if "damage" in r]
+    assert 2 <= len(damaged) <= 12  # as many as share a chunk
+    return whole, hurt, damaged
+
+
+@MEMORY_AND_STREAM
+def test_flipped_records_are_replaced_and_one_process_or_two_make_the_same_batches(data, flipped):
+    whole, hurt, damaged = flipped
+    data = dataclasses.replace(data, max_bad=0.1, flip=False, context=200)
+    clean = joined(take(data, whole, 30))
+    alone = take(data, hurt, 30)
+    shares = [take(data, hurt, 30, process_index=p, process_count=2) for p in range(2)]
+    for step, batch in enumerate(alone):
+        assert_same(joined([share[step] for share in shares]), batch)
+    stand_in = {}
+    for index in reversed(range(240)):
+        stand_in[index] = stand_in[(index + 1) % 240] if index in damaged else index
+    picture_of = {int(i): image for i, image in zip(clean["index"], clean["image"])}
+    got = joined(alone)
+    np.testing.assert_array_equal(got["index"], clean["index"])
+    for index, image in zip(got["index"].tolist(), got["image"]):
+        np.testing.assert_array_equal(image, picture_of[stand_in[index]])
+
+
+@MEMORY_AND_STREAM
+def test_more_flipped_records_than_allowed_stop_the_run_and_the_report_names_the_reason(data, flipped):
+    with pytest.raises(ValueError, match=r"unusable \(\d+ × damaged record\), more than data.max_bad=0.0"):
+        take(dataclasses.replace(data, max_bad=0.0, context=200), flipped[1], 30)
 
 
 def test_evaluation_refuses_bad_examples_and_names_the_first(mixed):

@@ -55,7 +55,7 @@ def test_a_wrong_config_ends_the_training_and_anything_else_starts_it_again():
     assert policy["rules"] == [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}]
     (rule,) = found["spec"]["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob"
-    assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [64]}
+    assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [64, 65]}
 
 
 def test_preemptible_chips_only_when_asked_for():

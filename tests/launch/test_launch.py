@@ -60,7 +60,13 @@ def test_a_command_is_started_again_until_it_is_done(tmp_path):
     assert done.stderr.count("ended with 1") == 2
 
 
-@pytest.mark.parametrize("code, tries, last", [("exit 64", 1, 64), ("exit 75", 3, 75), ("kill -9 $$", 3, 137)])
+@pytest.mark.parametrize("code, tries, last", [
+    ("exit 64", 1, 64),
+    ("exit 65", 1, 65),
+    ("exit 75", 3, 75),
+    ("exit 79", 3, 79),
+    ("kill -9 $$", 3, 137),
+])  # fmt: skip
 def test_the_exit_code_decides_whether_to_try_again(code, tries, last, tmp_path):
     script = f"echo x >> {tmp_path}/tries; {code}"
     done = supervised("--wait", "0", "--restarts", "2", command=["sh", "-c", script])

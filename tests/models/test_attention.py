@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t2i_jax.models.attention import attention, plain, splash
+from t2i_jax.models.attention import attention, cudnn, plain, splash
 from t2i_jax.models.remat import Remat
 from t2i_jax.models.transformer import Transformer
 from t2i_jax.parallel.mesh import Mesh
@@ -31,6 +31,31 @@ def test_the_tpu_kernel_computes_what_the_plain_one_does(length, causal, hidden)
     np.testing.assert_allclose(mine, true, rtol=1e-4, atol=1e-3)
     for a, b in zip(mine_grads, true_grads):
         np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("length", [128, 141])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_the_gpu_kernel_computes_what_the_plain_one_does(length, causal, hidden):
+    q, k, v = (x.astype(jnp.bfloat16) for x in heads(2, length, 2, 64, length))
+    visible = jnp.arange(length)[None] < jnp.array([[length // 3], [length]]) if hidden else None
+    weight = jax.random.normal(jax.random.key(9), q.shape)
+    run = lambda f, *x: jax.value_and_grad(lambda *x: (f(*x, causal, visible) * weight).sum(), (0, 1, 2))(*x)
+    _, mine = run(cudnn, q, k, v)
+    with jax.default_matmul_precision("highest"):
+        _, true = run(plain, *(x.astype(jnp.float32) for x in (q, k, v)))
+        values = plain(*(x.astype(jnp.float32) for x in (q, k, v)), causal, visible)
+    np.testing.assert_allclose(cudnn(q, k, v, causal, visible).astype(jnp.float32), values, atol=0.02)
+    for a, b in zip(mine, true):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+def test_half_precision_on_a_gpu_goes_through_cudnn():
+    q, k, v = (x.astype(jnp.bfloat16) for x in heads(2, 128, 2, 64, 0))
+    grad = jax.jit(jax.grad(lambda q: attention(q, k, v).astype(jnp.float32).sum()))
+    assert "cudnn" in grad.lower(q).as_text()
 
 
 def test_the_tpu_kernel_is_the_same_split_over_batch_and_heads():

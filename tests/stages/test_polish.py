@@ -106,7 +106,7 @@ def test_noise_makes_the_error_larger_and_none_is_the_vaes_own_error(params, fro
 
 
 def test_crops_are_windows_of_their_own_picture(batch):
-    found = np.asarray(random_crops(jax.random.key(0), batch["image"], 12))
+    found = np.asarray(random_crops(jax.random.key(0), batch["image"], 12, 12))
     for crop, picture in zip(found, np.asarray(batch["image"]), strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(picture, (12, 12), (0, 1)).transpose(0, 1, 3, 4, 2)
         assert (windows == crop).all((2, 3, 4)).any()

@@ -15,7 +15,8 @@ from t2i_jax.training.cache import Cache
 from t2i_jax.training.features import program_digest, stored
 from t2i_jax.training.frozen import digest
 from t2i_jax.training.inputs import Inputs
-from t2i_jax.training.views import ImageViews, TextViews, replaced
+from t2i_jax.training.unusable import Unusable
+from t2i_jax.training.views import ImageViews, TextViews, stand_ins
 from tests.training.toy import Second, Toy, toy_batch
 
 STAGE = Second()
@@ -23,10 +24,11 @@ DATA = Data(dataset="emoji64", split="train[:24]", batch=8, image_size=8, contex
 
 
 @pytest.fixture(scope="module")
-def inputs():
+def inputs(tmp_path_factory):
     dataset = load_dataset(DATA.dataset, DATA.split)
     captions = (c for row in dataset.captions for c in row)
-    return Inputs(DATA, 3, dataset, Tokenizer.train(captions, vocab=512))
+    unusable = Unusable(tmp_path_factory.mktemp("run") / "unusable-0.jsonl", dataset)
+    return Inputs(DATA, 3, dataset, Tokenizer.train(captions, vocab=512), unusable)
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +146,10 @@ def test_no_room_means_no_cache_or_pictures_alone(inputs, frozen, tmp_path):
 def test_a_usable_example_stands_in_for_a_bad_one_with_its_caption(inputs):
     captions = inputs.dataset.captions
     views = ImageViews.of(DATA, captions)
-    kept = views.replaced({4: "does not decode", 5: "does not decode"})
+    stand_in = stand_ins(inputs.deal, len(captions), {4: "does not decode", 5: "does not decode"})
+    kept = views.replaced(stand_in)
     assert kept.rows(np.array([3, 4, 5, 6]), np.zeros(4, bool)).tolist() == [views.first[i] for i in (3, 6, 6, 6)]
-    assert replaced(captions, {4: "x", 5: "x"})[4] == captions[6]
+    assert stand_in[3:7].tolist() == [3, 6, 6, 6]
 
 
 def test_text_views_find_the_row_of_every_text(inputs):

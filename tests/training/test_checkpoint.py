@@ -66,7 +66,16 @@ def test_the_newest_k_stay_and_nothing_else(tmp_path):
         for step in (1, 2, 3, 4):
             saver.save(step, state, {})
     assert steps_saved(tmp_path) == [3, 4]
+    assert {entry.name for entry in (tmp_path / "checkpoints").iterdir()} <= {"3", "4", "trash"}
     assert not list((tmp_path / "checkpoints" / "trash").glob("*"))
+
+
+def test_the_newest_of_each_period_stays_too(tmp_path):
+    state = begin(Mesh().build(jax.devices()[:1]))
+    with Saver(tmp_path / "checkpoints", keep=1, period=2) as saver:
+        for step in (1, 2, 3, 4, 5):
+            saver.save(step, state, {})
+    assert steps_saved(tmp_path) == [2, 4, 5]
 
 
 def test_a_step_can_be_saved_again(tmp_path):

@@ -14,6 +14,7 @@ from t2i_jax.data import Data
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training import EXIT_STOPPED, AdamW, Checkpoints, Experiment, Reports, train
 from t2i_jax.training.checkpoint import load_params, steps_saved
+from t2i_jax.training.goodput import PARTS
 from t2i_jax.training.serialize import ConfigError
 from tests.training.toy import Second, Toy
 
@@ -82,6 +83,7 @@ def test_two_steps_write_every_file(tmp_path):
     assert steps_saved(directory) == [2]
     assert [line["step"] for line in lines(directory)] == [1, 2]
     names = {"step", "loss", "lr", "grad_norm", "code", "examples_per_second", "tflops", "peak_share", "seconds"}
+    names |= {"skipped", "rollbacks", "goodput", *(f"time_{part}" for part in PARTS)}
     assert set(lines(directory)[0]) == names
     assert list((directory / "tensorboard").glob("events*"))
     for step in (1, 2):

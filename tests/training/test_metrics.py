@@ -1,7 +1,5 @@
 import json
 
-import pytest
-
 from t2i_jax.training.metrics import Reporter
 
 
@@ -38,11 +36,13 @@ def test_a_steps_metrics_are_read_only_when_the_next_ones_come(tmp_path):
         assert late.read
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_with_its_step(tmp_path):
-    with reporter(tmp_path / "m.jsonl") as told:
-        told.add(7, {"loss": float("nan")})
-        with pytest.raises(FloatingPointError, match="loss of step 7 is nan"):
-            told.settle()
+def test_skipped_steps_are_counted_and_not_in_the_means(tmp_path):
+    with reporter(tmp_path / "m.jsonl", every=3) as told:
+        for step, loss in enumerate((1.0, float("nan"), 3.0), 1):
+            told.add(step, {"loss": loss, "grad_norm": loss, "skipped": int(loss != loss)})
+        told.settle()
+    (line,) = lines(tmp_path / "m.jsonl")
+    assert (line["loss"], line["skipped"], line["rollbacks"]) == (2.0, 1, 0)
 
 
 def test_continuing_removes_what_came_after_the_checkpoint_and_half_lines(tmp_path):

@@ -1,0 +1,64 @@
+"""Where captioned pictures come from before they are a data set.
+
+    source = source_of("PICTURES")
+    for unit in source.units():
+        for where, item in source.read(unit):        # a Raw, or a BadPicture that says why not
+
+Local paths, and all that etils.epath opens (gs://, s3:// with the packages that these need). A source is cut into
+units, which depend on its content alone, so that processes or machines can share the work and always agree.
+"""
+
+import os
+from pathlib import PurePosixPath
+
+from etils import epath
+
+from t2i_jax.data.pictures import SUFFIXES
+from t2i_jax.data.sources.folder import Folder
+from t2i_jax.data.sources.imagefolder import METADATA, ImageFolder
+from t2i_jax.data.sources.parquet import Parquet
+from t2i_jax.data.sources.raw import Raw, Source, Unit, files_below
+from t2i_jax.data.sources.tfrecord import TFRecord, is_tfrecord
+from t2i_jax.data.sources.webdataset import WebDataset
+
+__all__ = ["Raw", "Source", "Unit", "source_of"]
+
+
+def source_of(path: str | os.PathLike) -> Source:
+    """The source that ``path`` is. Raises FileNotFoundError or ValueError, naming it, where it is none."""
+    path = epath.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no such folder or file: {path}")
+    if not path.is_dir():
+        if kind := _kind(path.name):
+            return kind(path.parent if kind is ImageFolder else path)
+        raise ValueError(
+            f"{path} is neither a folder nor a .parquet file, nor a .tar, .tfrecord or {METADATA}; "
+            "compressed ones are to be unpacked first"
+        )
+    if (path / METADATA).is_file():
+        return ImageFolder(path)
+    picture = False
+    for name in files_below(path):
+        # a table, tar or record file holds pictures; a picture on its own may be beside it by chance
+        if kind := _kind(name):
+            return kind(path)
+        picture = picture or PurePosixPath(name).suffix.lower() in SUFFIXES
+    if picture:
+        return Folder(path)
+    if next(iter(path.iterdir()), None) is None:
+        raise ValueError(f"the folder {path} is empty; put pictures there, each with a .txt caption beside it")
+    raise ValueError(
+        f"no pictures ({', '.join(sorted(SUFFIXES))}) and no .parquet, .tar, .tfrecord or {METADATA} files in {path}"
+    )
+
+
+def _kind(name: str) -> type[Source] | None:
+    last = PurePosixPath(name).name
+    if last == METADATA:
+        return ImageFolder
+    if last.endswith(".parquet"):
+        return Parquet
+    if last.endswith(".tar"):
+        return WebDataset
+    return TFRecord if is_tfrecord(last) else None

@@ -1,0 +1,45 @@
+"""A trained cascade's pictures for captions, into a file: what ``t2i sample`` and ``t2i demo`` do."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from t2i_jax.dalle2 import DallE2
+from t2i_jax.diffusion.guidance import Guidance
+from t2i_jax.training.sheet import sheet
+
+
+def paint(run: str, captions: list[str], n: int, seed: int, out: str, guidance: float | None = None) -> None:
+    """``n`` pictures a caption into a .png sheet, or an .npz with ``images`` uint8 [n * len(captions), h, w, 3].
+
+    ``guidance``: of the decoder; None takes the config's. Raises ValueError for another kind of file.
+    """
+    if Path(out).suffix not in (".png", ".npz"):
+        raise ValueError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
+    model = DallE2.load(run)
+    if guidance is not None:
+        model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
+    images = model(captions, n=n, seed=seed)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if out.endswith(".npz"):
+        np.savez_compressed(out, images=images)
+    else:
+        sheet(images, [caption for caption in captions for _ in range(n)], out)
+    print(f"{len(images)} pictures in {out}")
+
+
+def read_captions(path: str) -> list[str]:
+    """The captions of a JSON-lines file of ``{"caption": "..."}`` or plain strings. Raises ValueError with the line."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"--captions {path}: no such file")
+    texts = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            texts.append(row if isinstance(row, str) else row["caption"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f'{path}, line {number}: expected {{"caption": "..."}}, found {line[:80]!r}') from error
+    return texts

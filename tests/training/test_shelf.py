@@ -1,0 +1,20 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2i_jax.training.shelf import kept
+
+
+def test_the_newest_stay_and_the_newest_of_each_period():
+    saved = range(100, 2600, 100)
+    assert list(kept(saved, 3)) == [2300, 2400, 2500]
+    assert list(kept(saved, 3, 1000)) == [1000, 2000, 2300, 2400, 2500]
+    assert kept(saved, 1, 1000)[1000] == "the newest of steps 1 to 1000"
+    assert kept([], 3, 1000) == {}
+
+
+@given(st.sets(st.integers(1, 300), min_size=1), st.integers(1, 4), st.integers(0, 50))
+def test_removing_as_one_goes_leaves_what_removing_at_the_end_would(saved, keep, period):
+    there = []
+    for step in sorted(saved):
+        there = list(kept([*there, step], keep, period))
+    assert there == list(kept(saved, keep, period))
