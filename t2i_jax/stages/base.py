@@ -38,6 +38,8 @@ class Stage:
     """The stage's word and the name of its directory in the run."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Stages that have to be trained first and whose parameters the loss, the features or the preview use."""
+    whole: ClassVar[bool] = False
+    """Whether its loss compares the examples of a batch with each other, so that a batch can't be taken in parts."""
 
     def init(self, rng: Array, batch: Batch) -> Params:
         """Fresh parameters, float32, for batches of this shape. Called under ``jax.jit`` and ``jax.eval_shape``."""

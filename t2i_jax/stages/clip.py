@@ -102,6 +102,7 @@ class ClipStage(Stage):
     """Trains ``CLIP`` on pictures and captions; ``params`` are the model's own."""
 
     name: ClassVar[str] = "clip"
+    whole: ClassVar[bool] = True
     model: CLIP = CLIP(TextTower(), VisionTower(), 256)
     objective: Contrastive = Softmax()
     shift: int = 4

@@ -74,6 +74,12 @@ def build(
     Raises ValueError where the stage can't take pictures of one of these shapes.
     """
     stage, optimizer = experiment.stage, experiment.optimizer
+    if stage.whole and experiment.accumulate > 1:
+        raise ValueError(
+            f"the stage {stage.name!r} compares all examples of a batch with each other, and --accumulate "
+            f"{experiment.accumulate} would show it a part at a time: leave it at 1, and let the model keep less "
+            "(remat) or split the batch over more devices (--mesh.data)"
+        )
     transform = optimizer.build(experiment.steps)
 
     def init(key: jax.Array) -> TrainState:

@@ -126,7 +126,7 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
             if held is None or held > chip.usable:
                 continue
             own, near = whole / model / data, gathered / model / data
-            for parts, (count, kept) in itertools.product(PARTS, flops.items()):
+            for parts, (count, kept) in itertools.product((1,) if experiment.stage.whole else PARTS, flops.items()):
                 if experiment.data.batch % (chips // model * parts) == 0:
                     compute = count / chips / chip.flops
                     messages = _messages(near, own, data, mesh.replica, slices, parts, chip)

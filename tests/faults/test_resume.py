@@ -35,13 +35,14 @@ def test_every_stage_stopped_after_every_step_is_bit_for_bit_the_straight_one(nu
     resumes = 0
     for stage in STAGES:
         straight, cut = tmp_path / "straight", tmp_path / "cut"
+        parts = 1 if stage == "clip" else 2  # CLIP takes no batch in parts
         if straight.exists():
             shutil.copytree(straight, cut)
-        life = Life(str(straight), str(tmp_path / "log"), steps=STEPS, every=100, stage=stage, accumulate=2)
+        life = Life(str(straight), str(tmp_path / "log"), steps=STEPS, every=100, stage=stage, accumulate=parts)
         assert nursery.run(life, 300) == 0, (tmp_path / "log").read_text()[-3000:]
         cut.mkdir(exist_ok=True)
         shutil.copy(straight / "tokenizer.model", cut)
-        stopped_everywhere(nursery, cut, tmp_path / "log", STEPS, stage=stage, accumulate=2)
+        stopped_everywhere(nursery, cut, tmp_path / "log", STEPS, stage=stage, accumulate=parts)
         resumes += STEPS
         assert digest(cut, stage) == digest(straight, stage), stage
         print(f"{stage}: bit-equal after {STEPS} resumes", flush=True)

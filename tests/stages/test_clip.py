@@ -1,5 +1,6 @@
 """CLIP's losses are those of the papers, over the global batch, and no device ever holds all similarities."""
 
+import dataclasses
 import math
 import re
 
@@ -12,6 +13,9 @@ import pytest
 from t2i_jax.parallel.mesh import Mesh, split_batch
 from t2i_jax.stages import clip
 from t2i_jax.stages.clip import Sigmoid, Softmax, cosine
+from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.program import build
+from tests.test_cascade import shrunk
 
 B = 64
 
@@ -70,3 +74,9 @@ def test_no_device_holds_more_similarities_than_its_rows(mesh, objective, parts,
     assert max(math.prod(map(int, shape.split(","))) for shape in shapes) <= B * share // parts
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_is_taken_in_parts_is_refused():
+    experiment = dataclasses.replace(shrunk("clip"), accumulate=2)
+    with pytest.raises(ValueError, match="--accumulate 2 would show it a part at a time"):
+        build(experiment, Mesh().build(jax.devices()[:1]), {}, batch_shapes(experiment.data), {})
