@@ -47,7 +47,7 @@ def write_page(facts: Facts, dataset: Dataset, out: str | Path, count: int = 48)
 
 def _tile(record: dict) -> str:
     try:
-        picture = decode(record["image"], at_least=_SIDE)
+        picture = decode(record["image"], at_least=(_SIDE, _SIDE))
         picture.thumbnail((_SIDE, _SIDE))
         out = io.BytesIO()
         picture.save(out, "PNG")
