@@ -194,7 +194,7 @@ def test_the_commands_build_tokenise_and_show(tmp_path, capsys):
     assert Tokenizer.load(tmp_path / "one.model").vocab <= 300
     commands.inspect(str(tmp_path / "out"), tokenizer=str(tmp_path / "one.model"))
     said = capsys.readouterr().out
-    assert re.search(r"examples +9 in ", said)
+    assert re.search(r"examples\W+9 in ", said)
     assert "9 PNG RGB" in said
     assert "tokens a caption" in said
 
