@@ -125,7 +125,7 @@ def test_a_state_that_is_split_further_may_fit_where_another_did_not(says):
 def test_the_command_compiles_its_choices_and_lists_them(monkeypatch, capsys, tmp_path, room, code):
     compiler, asked = Compiler(1.0, room), []
 
-    def plan(experiment, topology, slices):
+    def plan(experiment, topology, slices, keep):
         asked.append((experiment.mesh, experiment.accumulate, topology, slices))
         (way,) = (way for way in known if way.of(experiment) == experiment)
         return compiler(way)
