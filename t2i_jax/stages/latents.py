@@ -9,12 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from t2i_jax.models.vae import AutoencoderKL
-from t2i_jax.types import Latent, Params, Pixels, normalize, to_uint8
+from t2i_jax.types import Image, Latent, Params, Pixels, normalize
 
 
 def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Float[Array, "b i j c"]:
     """uint8 pixels [b,h,w,3] to the mean of the posterior, normalised per channel: [b,h/f,w/f,c]."""
-    mean, _ = vae.apply({"params": params["model"]}, normalize(pixels), method="encode")
+    return encode_image(vae, params, normalize(pixels))
+
+
+def encode_image(vae: AutoencoderKL, params: Params, image: Image) -> Float[Array, "b i j c"]:
+    """``encode`` of a picture in [-1, 1]."""
+    mean, _ = vae.apply({"params": params["model"]}, image, method="encode")
     return (mean - params["mean"]) / params["std"]
 
 
@@ -44,4 +49,6 @@ def enlarge(vae: AutoencoderKL, params: Params, latent: Latent, factor: int) -> 
     """Latents of a small picture [b,h,w,c] to those of the same picture ``factor`` times as large (bicubic)."""
     small = decode(vae, params, latent)
     b, h, w, c = small.shape
-    return encode(vae, params, to_uint8(jax.image.resize(small, (b, h * factor, w * factor, c), "bicubic")))
+    large = jax.image.resize(small, (b, h * factor, w * factor, c), "bicubic")
+    # Not rounded to pixels: a difference in the last bit, as another mesh makes it, would become one of a whole step.
+    return encode_image(vae, params, jnp.clip(large, -1.0, 1.0))

@@ -16,13 +16,18 @@ SCRIPT = """
 import dataclasses, sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+from t2i_jax.parallel import rules
 from t2i_jax.parallel.hosts import join
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training import train
+from t2i_jax.training.experiment import Checkpoints
 from tests.test_cascade import shrunk
+rules.SMALL = 512  # so that tiny models are split too
 join()
 for name in ("vae", "clip", "prior", "decoder", "upsampler"):
-    experiment = dataclasses.replace(shrunk(name), steps=4, cache_gb=0.0, mesh=eval(sys.argv[3]))
+    experiment = dataclasses.replace(shrunk(name), steps=20, cache_gb=0.0, mesh=eval(sys.argv[3]))
+    experiment = dataclasses.replace(experiment, checkpoints=Checkpoints(), reports=dataclasses.replace(
+        experiment.reports, preview_every=0))
     data = dataclasses.replace(experiment.data, split="val_pair[:40]")
     assert train(dataclasses.replace(experiment, data=data), sys.argv[1]) == 0
 """
@@ -60,12 +65,14 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.stress
-def test_two_processes_train_what_one_does(alone, tmp_path):
-    together = start(tmp_path, 2, 2, "Mesh(replica=2, data=2)")
-    for name, losses in together.items():
-        assert len(losses) == 4
-        # What the upsampler enlarges is rounded to pixels, and one on the edge may fall to either side.
-        np.testing.assert_allclose(losses, alone[name], rtol=1e-4 if name == "upsampler" else 1e-5, err_msg=name)
+@pytest.mark.parametrize("processes, devices, mesh", [
+    (1, 8, "Mesh(data=8)"), (1, 8, "Mesh(data=4, model=2)"), (1, 8, "Mesh(replica=2, data=2, model=2)"),
+    (2, 2, "Mesh(replica=2, data=2)"), (4, 2, "Mesh(replica=2, data=2, model=2)"),
+])  # fmt: skip
+def test_any_mesh_and_any_number_of_processes_train_what_one_device_does(alone, tmp_path, processes, devices, mesh):
+    for name, losses in start(tmp_path, processes, devices, mesh).items():
+        assert len(losses) == 20
+        np.testing.assert_allclose(losses, alone[name], rtol=1e-5, err_msg=name)
 
 
 def test_one_process_reads_every_row():
