@@ -9,6 +9,7 @@ from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +20,7 @@ from t2i_jax.data.mixture import Examples, named, part_at, title
 from t2i_jax.data.pictures import BadPicture, pixels
 
 _CHUNK = 512
+_TRIES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,21 @@ def usable(record: dict, out: np.ndarray) -> np.ndarray:
     """The pixels of a record in ``out``, uint8 [h, w, 3]. Raises BadPicture where picture or captions can't be used."""
     check(record)
     return pixels(record["image"], out.shape[:2], out)
+
+
+def stand_in(dataset: Examples, deal: Deal, index: int, out: np.ndarray | None, bad: dict[int, str]) -> dict:
+    """The record of the first usable example that may stand in for ``index``, its pixels in ``out`` if given; those
+    before it go into ``bad`` with the reason. Raises ValueError where a thousand are unusable."""
+    for other in islice(deal.stand_ins(index), _TRIES):
+        (record,) = dataset.records([other])
+        try:
+            check(record) if out is None else usable(record, out)
+        except BadPicture as error:
+            bad[other] = error.reason
+            continue
+        return record
+    where = named(part_at(dataset, index))
+    raise ValueError(f"{len(bad)} examples near {index} of {where} are all unusable: {Counter(bad.values())}")
 
 
 def replacement(index: int, deal: Deal, bad: Container[int]) -> int:

@@ -10,19 +10,18 @@ function of the step, so every process and every repetition sees the same.
 import contextlib
 import os
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 
 from t2i_jax.data.checks import check_bad
 from t2i_jax.data.dataset import check
 from t2i_jax.data.deal import Shares
-from t2i_jax.data.memory import usable
-from t2i_jax.data.mixture import Examples, named, part_at
+from t2i_jax.data.memory import stand_in, usable
+from t2i_jax.data.mixture import Examples
 from t2i_jax.data.ops import choose_flips, choose_texts, may_flip, text_at
 from t2i_jax.data.pictures import BadPicture
 from t2i_jax.data.settings import Data
@@ -32,7 +31,6 @@ _AHEAD = 3
 """Steps that are under way at once."""
 _PIECE = 8
 """Pictures that a thread takes at once."""
-_TRIES = 1000
 
 
 class Stream(Iterator):
@@ -133,7 +131,8 @@ class _Maker:
         failed = {row: fault for row, fault in enumerate(faults) if fault}
         for row, fault in failed.items():
             bad[records[row]["index"]] = fault
-            records[row] = self._stand_in(records[row]["index"], images, row, bad)
+            out = None if images is None else images[row]
+            records[row] = stand_in(self._dataset, self._shares.deal, records[row]["index"], out, bad)
         if failed:  # other captions, of which another may be drawn, and which may forbid a flip
             batch = self._texts(epoch, index, records)
             for row in failed:
@@ -152,17 +151,6 @@ class _Maker:
         except BadPicture as error:
             return error.reason
         return None
-
-    def _stand_in(self, index: int, images: np.ndarray | None, row: int, bad: dict[int, str]) -> dict:
-        """The record of the first usable example that may stand in for ``index``; the others go into ``bad``."""
-        for other in islice(self._shares.deal.stand_ins(index), _TRIES):
-            (record,) = self._dataset.records([other])
-            fault = self._fault(record, images, row, False)
-            if fault is None:
-                return record
-            bad[other] = fault
-        where = named(part_at(self._dataset, index))
-        raise ValueError(f"{len(bad)} examples near {index} of {where} are all unusable: {Counter(bad.values())}")
 
     def _texts(self, epoch: np.ndarray, index: np.ndarray, records: list[dict]) -> dict[str, np.ndarray]:
         """A batch without pictures."""

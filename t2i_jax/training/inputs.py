@@ -3,11 +3,9 @@
 The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import jax
@@ -15,8 +13,8 @@ import numpy as np
 
 from t2i_jax.data import Data, batches, load_data
 from t2i_jax.data.deal import Deal, deal_of
-from t2i_jax.data.memory import usable
-from t2i_jax.data.mixture import Examples, title
+from t2i_jax.data.memory import stand_in, usable
+from t2i_jax.data.mixture import Examples
 from t2i_jax.data.pictures import BadPicture
 from t2i_jax.parallel.hosts import barrier, leader
 from t2i_jax.text import Tokenizer
@@ -110,11 +108,13 @@ class Inputs:
     def _usable(self, index: int, deal: Deal) -> tuple[dict, np.ndarray]:
         """Record and picture of an example, or of the one that stands in for it."""
         out = np.empty((*deal.shapes[0], 3), np.uint8)
-        for example in (index, *islice(deal.stand_ins(index), 1000)):
-            (record,) = self.dataset.records([example])
-            with contextlib.suppress(BadPicture):
-                return record, usable(record, out)
-        raise ValueError(f"no usable example near {index} in {title(self.dataset)}")
+        (record,) = self.dataset.records([index])
+        try:
+            usable(record, out)
+        except BadPicture:
+            record = stand_in(self.dataset, deal, index, out, {})
+        return record, out
+
 
 
 def batch_shapes(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
