@@ -25,6 +25,7 @@ CORE = [
     "numpy>=2.1",
     "pillow>=11",
     "simplejpeg>=1.8",
+    "xxhash>=3.5",
     "pyarrow>=18",
     "sentencepiece>=0.2.1",
     "protobuf>=5",  # what sentencepiece's description of a model needs, and does not ask for

@@ -49,9 +49,7 @@ def parse(record: bytes) -> dict[str, list]:
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from error
     return {
-        name: list(getattr(value, value.WhichOneof("kind")).value)
-        for name, value in features.items()
-        if value.WhichOneof("kind")
+        name: list(getattr(value, kind).value) for name, value in features.items() if (kind := value.WhichOneof("kind"))
     }
 
 

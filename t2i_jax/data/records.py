@@ -5,7 +5,7 @@ ArrayRecord keeps a checksum of every chunk: a flipped bit costs the records of 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +52,7 @@ class Records:
             piece, where = self._pieces[number], np.flatnonzero(files == number)
             local = index[where] - (self._ends[number] - piece.take) + piece.skip
             reader = self._reader(number)
-            try:
-                found = reader.read(local.tolist())
-            except _FAULTS:  # one of them, which fails all
-                found = [_alone(reader, piece.path, one) for one in local.tolist()]
-            for place, one, record in zip(where, local.tolist(), found):
+            for place, one, record in zip(where, local.tolist(), _runs(reader, piece.path, local)):
                 # a file cut at a multiple of 64 KiB opens, and gives empty records
                 out[place] = record or Damaged(f"record {one} of {piece.path} is empty")
         return out
@@ -70,6 +66,16 @@ class Records:
                 raise FileNotFoundError(f"the data set lacks its file {path}: copy it again, or build it anew")
             self._readers[number] = array_record_module.ArrayRecordReader(path)
         return self._readers[number]
+
+
+def _runs(reader, path: str, local: np.ndarray) -> Iterator[bytes | Damaged]:
+    """The records at ``local``, one call for each row of neighbours: for scattered ones, which share no block, the
+    reader takes twice as long together as one after the other."""
+    for run in np.split(local, np.flatnonzero(np.diff(local) != 1) + 1):
+        try:
+            yield from reader.read(run.tolist())
+        except _FAULTS:  # one of them, which fails all
+            yield from (_alone(reader, path, one) for one in run.tolist())
 
 
 def _alone(reader, path: str, index: int) -> bytes | Damaged:

@@ -8,6 +8,7 @@ function of the step, so every process and every repetition sees the same.
 """
 
 import contextlib
+import math
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -118,7 +119,7 @@ class _Maker:
         records, bad = self._dataset.records(index), {}
         batch = self._texts(epoch, index, records)
         shape = self._shares.deal.shapes[self._shares.deal.bucket(step)]
-        images = np.empty((len(index), *shape, 3), np.uint8) if self._pool else None
+        images = _aligned((len(index), *shape, 3)) if self._pool else None
 
         def place(row: int) -> str | None:
             return self._fault(records[row], images, row, bool(batch["flipped"][row]))
@@ -165,6 +166,14 @@ class _Maker:
             "caption": caption.astype(np.int32),
             "flipped": choose_flips(seed, epoch, index, allowed),
         }
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 array that begins at a multiple of 64 bytes, which TensorFlow takes as it is; any other it copies."""
+    size = math.prod(shape)
+    room = np.empty(size + 63, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].reshape(shape)
 
 
 def _end(ahead: list[Iterator], pictures: Executor) -> None:

@@ -1,7 +1,7 @@
-import hashlib
 import json
 
 import pytest
+import xxhash
 
 from t2i_jax.training import manifest
 from t2i_jax.training.commit import clear, commit
@@ -21,15 +21,15 @@ def step(tmp_path):
     return directory
 
 
-def test_a_file_of_one_block_has_its_sha256sum_and_a_larger_one_a_digest_a_block(step, monkeypatch):
+def test_a_file_of_one_block_has_its_xxh128sum_and_a_larger_one_a_digest_a_block(step, monkeypatch):
     monkeypatch.setattr(manifest, "BLOCK", 1024)
     write_manifest(step, 7)
     files = json.loads((step / MANIFEST).read_text())["files"]
     assert set(files) == {"ema/d/values", "ema/empty", "meta/metadata"}
-    assert files["meta/metadata"] == {"size": 2, "sha256": [hashlib.sha256(b"{}").hexdigest()]}
+    assert files["meta/metadata"] == {"size": 2, "xxh3_128": [xxhash.xxh3_128(b"{}").hexdigest()]}
     data = bytes(range(256)) * 9
     parts = [data[i : i + 1024] for i in range(0, len(data), 1024)]
-    assert files["ema/d/values"]["sha256"] == [hashlib.sha256(part).hexdigest() for part in parts]
+    assert files["ema/d/values"]["xxh3_128"] == [xxhash.xxh3_128(part).hexdigest() for part in parts]
     monkeypatch.undo()
     assert check(step) == []  # whatever the block is now
 
@@ -55,7 +55,7 @@ def test_every_fault_is_named(step):
     (lambda text: text.replace('"size": 2,', '"size": 3,'), "its own digest is another"),
     (lambda text: text[:-30], "damaged (JSONDecodeError"),
     (lambda text: "[]", "damaged"),
-    (lambda text: text.replace('"format": 1', '"format": 2'), "of the form 2"),
+    (lambda text: text.replace('"format": 2', '"format": 1'), "of the form 1"),
 ])  # fmt: skip
 def test_a_damaged_manifest_vouches_for_nothing(step, change, words):
     write_manifest(step, 7)
