@@ -85,14 +85,15 @@ def train(args: list[str]) -> int:
     experiment = _experiment(config, rest, "train")
     from t2i_jax.training import EXIT_DIVERGED, EXIT_UNSAVED, SaveFailed
     from t2i_jax.training import train as run_training
+    from t2i_jax.training.appender import say
 
     try:
         return run_training(experiment, run)
     except SaveFailed as error:
-        print(f"t2i train: {error}", file=sys.stderr)
+        say(f"t2i train: {error}")
         return EXIT_UNSAVED
     except FloatingPointError as error:
-        print(f"t2i train: {error}", file=sys.stderr)
+        say(f"t2i train: {error}")
         return EXIT_DIVERGED
 
 
@@ -357,6 +358,22 @@ COMMANDS: dict[str, tuple[Callable, bool]] = {
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of ``t2i``; returns the exit code (64: wrong call or bad input)."""
+    try:
+        return _run(args)
+    finally:
+        _let_go()
+
+
+def _let_go() -> None:
+    """What is still to be printed, and finds no room on a full disk, must not change the exit code, to 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(args: list[str] | None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("absl").setLevel(logging.ERROR)
     args = sys.argv[1:] if args is None else args

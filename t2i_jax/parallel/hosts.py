@@ -108,6 +108,28 @@ def barrier(name: str) -> None:
         raise RuntimeError(f"not all processes came to the barrier {name!r} within {TIMEOUT} s: {error}") from error
 
 
+def exchange(name: str, word: str, timeout_ms: int) -> list[str]:
+    """What every process has to say at the place ``name``, in their order, once all have come; each name is used once.
+
+    Needs no device, so that any thread may call it while the main one trains. Raises what the runtime raises where a
+    process does not come in time.
+    """
+    from jax._src import distributed
+
+    client = distributed.global_state.client
+    client.key_value_set(f"{name}/{jax.process_index()}", word)
+    client.wait_at_barrier(f"{name}/all", timeout_ms)
+    said = {key.rpartition("/")[2]: value for key, value in client.key_value_dir_get(f"{name}/")}
+    return [said[str(process)] for process in range(jax.process_count())]
+
+
+def forget(name: str) -> None:
+    """Let go of what was said at all places whose names begin with ``name/``."""
+    from jax._src import distributed
+
+    distributed.global_state.client.key_value_delete(f"{name}/")
+
+
 def share(sharding: NamedSharding, rows: int) -> tuple[int, int]:
     """(number, count): which of how many equal runs of ``rows`` rows this process's devices hold.
 

@@ -47,8 +47,13 @@ def random_crops(rng: Array, pixels: Pixels, height: int, width: int) -> UInt8[A
 
 def enlarge(vae: AutoencoderKL, params: Params, latent: Latent, factor: int) -> Float[Array, "b i j c"]:
     """Latents of a small picture [b,h,w,c] to those of the same picture ``factor`` times as large (bicubic)."""
+    return encode_image(vae, params, enlarge_image(vae, params, latent, factor))
+
+
+def enlarge_image(vae: AutoencoderKL, params: Params, latent: Latent, factor: int) -> Float[Array, "b i j 3"]:
+    """The picture in [-1, 1] whose latents ``enlarge`` gives."""
     small = decode(vae, params, latent)
     b, h, w, c = small.shape
     large = jax.image.resize(small, (b, h * factor, w * factor, c), "bicubic")
     # Not rounded to pixels: a difference in the last bit, as another mesh makes it, would become one of a whole step.
-    return encode_image(vae, params, jnp.clip(large, -1.0, 1.0))
+    return jnp.clip(large, -1.0, 1.0)

@@ -25,9 +25,9 @@ from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages.base import Features, Stage
 from t2i_jax.stages.embeddings import image_embedding, keep, text_embedding
 from t2i_jax.stages.flow import flow_loss, vae_params
-from t2i_jax.stages.latents import decode, downscale, encode, enlarge
+from t2i_jax.stages.latents import decode, downscale, encode, encode_image, enlarge, enlarge_image
 from t2i_jax.stages.prior import clip_params
-from t2i_jax.types import Batch, Embedding, Latent, Params
+from t2i_jax.types import Batch, Embedding, Latent, Params, normalize
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,14 @@ class UpsamplerStage(Stage):
         return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
 
     def image_features(self, frozen: dict, image: Array) -> Features:
+        vae, params = self.vae, frozen["vae"]
+        small = encode(vae, params, downscale(image, self.factor))
+        pair = jnp.stack([normalize(image), enlarge_image(vae, params, small, self.factor)])
+        # one after the other: half the memory, and one program to compile for both
+        latent, large = jax.lax.map(lambda x: encode_image(vae, params, x), pair)
         return {
-            "latent": encode(self.vae, frozen["vae"], image),
-            "large": self.enlarged(frozen["vae"], encode(self.vae, frozen["vae"], downscale(image, self.factor))),
+            "latent": latent,
+            "large": large,
             "image_embedding": image_embedding(self.clip, frozen["clip"], image),
         }
 

@@ -1,7 +1,15 @@
-"""A file of records that outlives a full disk: what finds no room waits, and is written whole when there is some."""
+"""Writing on a disk that may be full: records wait and are written whole when there is room, messages are lost."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
+
+
+def say(text: str) -> None:
+    """A line on stderr, which may be a file on a full disk: then the line is lost, and nothing else is."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class Appender:

@@ -15,7 +15,6 @@ Text features that would not fit below the limit are left to the step. If the pi
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ class Cache:
             step += 1
 
     def _say(self, what: str) -> None:
-        print(f"{self.stage.name}: computing {what}, once, into {self.root}", file=sys.stderr, flush=True)
+        say(f"{self.stage.name}: computing {what}, once, into {self.root}")
 
 
 def _bytes(features: Shapes, views: int) -> int:

@@ -14,9 +14,6 @@ and set aside, and the newest whole one is used.
 """
 
 import importlib.metadata
-import os
-import re
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +26,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from t2i_jax.parallel.hosts import leader
-from t2i_jax.training.commit import Parts, Writer, clear, discard
+from t2i_jax.training.appender import say
+from t2i_jax.training.commit import Parts, Writer, clear, discard, reason
 from t2i_jax.training.manifest import check
 from t2i_jax.training.shelf import DamagedCheckpoint, Rejected, kept, newest, set_aside, steps
 from t2i_jax.training.state import TrainState
@@ -170,25 +168,17 @@ class Saver:
         if leader():
             clear(self.directory)
         self._writer = Writer()
+        why = "another process could not write its part" if error is None else reason(error)
         whole = "there is no checkpoint yet" if self._latest is None else f"step {self._latest} is whole"
-        self._lost = f"step {step} could not be saved ({_reason(error)}); {whole}"
+        self._lost = f"step {step} could not be saved ({why}); {whole}"
         if self._failed > self._tolerate:
             raise SaveFailed(f"{self._lost}. {self._failed} saves in a row failed: {self._remedy}") from error
         self.report(SAVES_FAILED, f"{self._lost}. Failed saves in a row: {self._failed}, tolerated: {self._tolerate}")
 
 
-def _reason(error: BaseException | None) -> str:
-    """What kept a save from being written, without the many paths that TensorStore names."""
-    if error is None:
-        return "another process could not write its part"
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    number = error.errno if isinstance(error, OSError) else int(code[1]) if code else None
-    return os.strerror(number) if number else f"{type(error).__name__}: {str(error)[:300]}"
-
-
 def complain(counter: str, text: str) -> None:
     """What is wrong, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    say(text)
 
 
 def steps_saved(stage_dir: str | Path) -> list[int]:

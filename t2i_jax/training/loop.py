@@ -68,7 +68,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
             paths.check_sources(meta["made_from"], made_from)
             changes = remarks(meta, now)
         if meta["finished"] and saver.latest() >= experiment.steps:
-            print(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}", flush=True)
+            say(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}")
             return 0
         with goodput.part("compile" if saver.latest() is None else "restore"):
             state = program.init(init_key) if saver.latest() is None else saver.restore(program.state)

@@ -12,7 +12,6 @@ same process.
 import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from t2i_jax.training.appender import Appender
+from t2i_jax.training.appender import Appender, say
 from t2i_jax.training.goodput import Goodput
 from t2i_jax.training.run import write_whole
 from t2i_jax.training.tensorboard import Events
@@ -170,13 +169,13 @@ class Line:
             return
         left = (time.perf_counter() - self._began) / max(step - self.start, 1) * (self.steps - step)
         details = f"lr {values.get('lr', 0.0):.2e}  grad {values.get('grad_norm', 0.0):.3f}"
-        print(f"{self.name}  {step}/{self.steps}  {text}  {details}  {_clock(left)} left", file=sys.stderr, flush=True)
+        say(f"{self.name}  {step}/{self.steps}  {text}  {details}  {_clock(left)} left")
 
     def say(self, text: str) -> None:
         if self._progress:
             self._progress.console.print(text, highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def close(self) -> None:
         if self._progress:

@@ -1,6 +1,5 @@
 """Sample sheets while training: the same captions, the same noise, the averaged parameters of the moment."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ class Preview:
             try:
                 sheet(pictures, captions, path)
             except OSError as error:  # a picture is not worth a training
-                print(f"{path} could not be written: {error}", file=sys.stderr, flush=True)
+                say(f"{path} could not be written: {error}")
                 path.unlink(missing_ok=True)
         return path
 

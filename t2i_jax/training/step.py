@@ -49,7 +49,7 @@ def make_step(
         metrics |= {"loss": value, "grad_norm": norm, "lr": rate, "skipped": 1 - finite}
 
         def update(state: TrainState) -> TrainState:
-            updates, opt_state = transform.update(grads, state.opt_state, state.params)
+            updates, opt_state = transform.update(grads, state.opt_state, state.params, norm=norm)
             params = optax.apply_updates(state.params, updates)
             d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda old, new: d * old + (1 - d) * new, state.ema, params)

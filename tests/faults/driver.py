@@ -64,14 +64,19 @@ def experiment(life: Life):
 def live(life: Life) -> int:
     """Trains in this process; returns the training's exit code."""
     from t2i_jax.parallel import hosts
-    from t2i_jax.training import train
+    from t2i_jax.training import EXIT_UNSAVED, SaveFailed, train
+    from t2i_jax.training.appender import say
     from tests.faults.inject import fail_at, install
 
     os.environ.update(life.environment)
     if life.heartbeat:
         hosts.HEARTBEAT = life.heartbeat
     install([fail_at(*fault) for fault in life.faults], int(os.environ.get("T2I_PROCESS", "0")))
-    return train(experiment(life), life.root)
+    try:
+        return train(experiment(life), life.root)
+    except SaveFailed as error:  # as the command does
+        say(str(error))
+        return EXIT_UNSAVED
 
 
 def preload() -> None:

@@ -8,6 +8,7 @@ write, a NaN is in the loss and the gradient that the compiled step computes.
     nan        loss and gradient are NaN in the step        hang       the data source never gives the step's batch
     slow       every batch from the step on takes 50 ms     locked     C code holds Python's lock for ever
     nospace    every write after the step is refused        corrupt    a byte of the newest checkpoint flips, then kill
+    unsealed   every write is refused once the first save at or after the step is to get its manifest
     PHASE      killed in that phase of the first save at or after the step that has it; see PHASES
 """
 
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 SLOW = 0.05
 PHASES = ("before write", "during write", "before commit", "after commit", "before expiry", "after expiry", "sweep")
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
-KINDS = ("raise", *SIGNALS, "nan", "hang", "slow", "locked", "nospace", "corrupt", *PHASES)
+KINDS = ("raise", *SIGNALS, "nan", "hang", "slow", "locked", "nospace", "corrupt", "unsealed", *PHASES)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def install(faults: list[Fault], process: int) -> None:
     for fault in mine:
         if fault.kind in PHASES:
             _in_save(fault.kind, fault.step)
+        if fault.kind == "unsealed":
+            _in_manifest(fault.step)
 
 
 def die() -> None:
@@ -87,11 +90,15 @@ def _strike(fault: Fault, checkpoints: Path) -> None:
     elif fault.kind == "locked":
         ctypes.PyDLL(None).sleep(3600)
     elif fault.kind == "nospace":
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        refuse_writes()
     elif fault.kind == "corrupt":
         flip_a_byte(checkpoints)
         die()
+
+
+def refuse_writes() -> None:
+    """The kernel lets this process write to no file any more."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # Python ignores the signal that comes along
 
 
 def flip_a_byte(checkpoints: Path) -> Path:
@@ -186,6 +193,19 @@ def _in_save(phase: str, step: int) -> None:
 
     loop.Saver.save, shutil.rmtree = saving, removing
     os.rename, os.replace = moving(rename), moving(replace)
+
+
+def _in_manifest(step: int) -> None:
+    from t2i_jax.training import commit
+
+    plain = commit.write_manifest
+
+    def write(directory, number):
+        if number >= step:
+            refuse_writes()
+        plain(directory, number)
+
+    commit.write_manifest = write
 
 
 def _is_step(path) -> bool:

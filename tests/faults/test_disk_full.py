@@ -15,6 +15,8 @@ from t2i_jax.training import EXIT_UNSAVED, Checkpoints, SaveFailed, loop, train
 from t2i_jax.training.appender import Appender
 from t2i_jax.training.checkpoint import Saver, load_params, steps_saved
 from t2i_jax.training.manifest import check
+from tests.faults.driver import Life
+from tests.faults.nursery import digest, saved
 from tests.training.test_checkpoint import begin
 from tests.training.test_loop import FIRST, equal, lines
 
@@ -189,3 +191,28 @@ def test_a_disk_that_is_full_twenty_times_spoils_nothing(disk, capsys):
     assert failed >= 20
     with capsys.disabled():
         print(f"\n30 saves, random room on the disk, seed 2026: {failed} failed, 0 earlier steps damaged, 0 left over")
+
+
+@pytest.fixture(scope="module")
+def pair(nursery, tmp_path_factory):
+    """The digest of two processes' run that nobody disturbed."""
+    root = tmp_path_factory.mktemp("pair")
+    pids = nursery.group(Life(str(root / "run"), str(root / "log"), steps=6), 2)
+    assert [nursery.wait(pid, 60) for pid in pids] == [0, 0]
+    return digest(root / "run")
+
+
+@pytest.mark.parametrize("process, kind", [(1, "nospace"), (0, "nospace"), (0, "unsealed")])
+def test_a_process_that_cannot_write_is_known_to_the_others_at_once(nursery, pair, fresh, tmp_path, process, kind):
+    """Of the saves at 2, 4 and 6 the last fails, in both processes, which end instead of waiting for each other."""
+    root = fresh()
+    life = Life(str(root), str(tmp_path / "log"), steps=6, faults=((process, 5, kind),))
+    pids = nursery.group(life, 2)
+    assert [nursery.wait(pid, 60) for pid in pids] == [EXIT_UNSAVED] * 2
+    other = (tmp_path / f"log.{1 - process}").read_text()  # what the process itself says finds no room either
+    assert f"step 6 could not be saved (process {process}: File too large)" in other
+    assert set(saved(root)) in ({2}, {2, 4})  # the fourth step's may still have been under way
+    assert not check(root / "toy" / "checkpoints" / str(max(saved(root))))
+    pids = nursery.group(Life(str(root), str(tmp_path / "log"), steps=6), 2)
+    assert [nursery.wait(pid, 60) for pid in pids] == [0, 0]
+    assert digest(root) == pair
