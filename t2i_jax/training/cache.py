@@ -26,6 +26,7 @@ from t2i_jax.data.checks import check_bad, check_captions
 from t2i_jax.data.deal import Shares
 from t2i_jax.data.pipeline import Table
 from t2i_jax.stages.base import Stage
+from t2i_jax.training.appender import say
 from t2i_jax.training.features import CHUNK, Store, program_digest, stored
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.views import ImageViews, TextViews, stand_ins

@@ -15,6 +15,7 @@ from t2i_jax.parallel.hosts import barrier, join, leader, share
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
+from t2i_jax.training.appender import say
 from t2i_jax.training.cache import Cache
 from t2i_jax.training.checkpoint import REJECTED, Saver
 from t2i_jax.training.experiment import Experiment

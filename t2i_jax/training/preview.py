@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from t2i_jax.parallel.hosts import leader
 from t2i_jax.parallel.mesh import replicated
+from t2i_jax.training.appender import say
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.sheet import sheet

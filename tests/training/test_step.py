@@ -94,9 +94,20 @@ def test_weight_decay_touches_kernels_alone():
     params = jax.tree.map(jnp.ones_like, stage.init(jax.random.key(0), toy_batch()))
     transform = optimizer.build(10)
     zero = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = transform.update(zero, transform.init(params), params)
+    updates, _ = transform.update(zero, transform.init(params), params, norm=jnp.zeros(()))
     assert float(updates["up"]["kernel"].max()) == pytest.approx(-0.05)
     assert float(jnp.abs(updates["mean"]).max()) == float(jnp.abs(updates["down"]["bias"]).max()) == 0.0
+
+
+@pytest.mark.parametrize("size", [0.1, 10.0])
+def test_clipping_by_the_known_norm_is_optaxs(size):
+    optimizer = AdamW(learning_rate=0.1, decay=0.0, schedule=Constant(warmup=0), eps=1.0, clip=2.0)
+    params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+    grads = jax.tree.map(lambda x: size * jax.random.normal(jax.random.key(0), x.shape), params)
+    ours, theirs = optimizer.build(10), optax.chain(optax.clip_by_global_norm(2.0), optax.adam(0.1, b2=0.99, eps=1.0))
+    updates, _ = ours.update(grads, ours.init(params), params, norm=optax.tree.norm(grads))
+    wanted, _ = theirs.update(grads, theirs.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, wanted)
 
 
 def test_muon_orthogonalises_each_layer_of_a_scanned_stack_and_leaves_the_rest_to_adam():
@@ -106,7 +117,7 @@ def test_muon_orthogonalises_each_layer_of_a_scanned_stack_and_leaves_the_rest_t
     }
     grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), params)
     transform = Muon(learning_rate=1.0, decay=0.0, clip=0.0, schedule=Constant(warmup=0)).build(10)
-    updates, state = transform.update(grads, transform.init(params), params)
+    updates, state = transform.update(grads, transform.init(params), params, norm=optax.tree.norm(grads))
     for layer in updates["blocks"]["up"]["kernel"]:
         values = jnp.linalg.svd(layer, compute_uv=False) / (0.2 * 48**0.5)
         assert 0.5 < float(values.min()) <= float(values.max()) < 1.4
