@@ -8,7 +8,6 @@ Every command is a typed function; its options and help text come from its signa
 
 import difflib
 import importlib.util
-import json
 import logging
 import os
 import sys
@@ -105,8 +104,11 @@ def plan(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(
             "usage: t2i plan CONFIG --topology T [--slices N] [--search N] [--out FILE.json] [--keep DIR]\n"
-            "                [--field value ...]\n\n"
+            "                [--field value ...]\n"
+            "       t2i plan FOLDER --sample N --topology T [--slices N] [--mesh.model N] [--out FILE] [--keep DIR]\n\n"
             "CONFIG      as for `t2i train`, e.g. configs/dalle2/decoder.py; its fields are options here too\n"
+            "FOLDER      of a cascade's configs, e.g. configs/dalle2\n"
+            "--sample    plan the painting of pictures for so many captions at once\n"
             "--topology  generation and shape of a slice, e.g. v5e:16x16, v6e:16x16, v5p:8x8x8 (default v5e:16x16)\n"
             "--slices    how many such slices, joined by the data-centre network (default 1)\n"
             "--search    compile up to so many meshes, micro-batches and sets of kept values, the most promising\n"
@@ -124,31 +126,29 @@ def plan(args: list[str]) -> int:
     trials, rest = _take(rest, "--search", "0")
     out, rest = _take(rest, "--out", "")
     keep, rest = _take(rest, "--keep", "")
+    captions, rest = _take(rest, "--sample", "0")
     if not slices.isdigit() or int(slices) < 1:
         raise UsageError(f"--slices {slices}: a whole number of at least 1")
-    if not trials.isdigit():
-        raise UsageError(f"--search {trials}: how many programs to compile at most, such as 10")
+    for option, number, what in (("search", trials, "programs to compile"), ("sample", captions, "captions at once")):
+        if not number.isdigit():
+            raise UsageError(f"--{option} {number}: how many {what}, such as 8")
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for a TPU
-    experiment = _experiment(config, rest, "plan")
-    from t2i_jax.training.bars import draw
-    from t2i_jax.training.plan import make_plan
+    from t2i_jax.parallel.mesh import Mesh
+    from t2i_jax.planning import plan_painting, plan_training, report
 
-    kept = Path(keep) if keep else None
-    if int(trials):
-        from t2i_jax.training.search import search
-
-        searched = search(experiment, topology, int(slices), int(trials), kept)
-        print(searched.report())
-        if not searched.plans:
-            return 1
-        found = searched.plans[0][1]
+    kept, (folder, _, variant) = Path(keep) if keep else None, config.partition(":")
+    if int(captions):
+        sizes = [option.replace("--mesh.", "--") for option in rest]
+        mesh = tyro.cli(Mesh, default=Mesh(), args=sizes, prog=f"t2i plan {config}")
+        described = {name: one for name, (_, one) in _folder(Path(folder), variant or "config").items()}
+        found = plan_painting(described, mesh, int(captions), topology, int(slices), kept)
+    elif Path(folder).is_dir():
+        raise UsageError(f"{config} is a folder: name one of its files, or plan its cascade's pictures by --sample N")
     else:
-        found = make_plan(experiment, topology, int(slices), kept)
-    print(found.table())
-    if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps(found.json(), indent=1) + "\n")
-        draw(found.panels(), Path(out).with_suffix(".png"))
+        found = plan_training(_experiment(config, rest, "plan"), topology, int(slices), int(trials), kept)
+    if found is None:
+        return 1
+    report(found, Path(out) if out else None)
     return 0 if found.fits else 1
 
 
@@ -185,22 +185,27 @@ def _train_folder(folder: Path, variant: str, run: str) -> int:
     """Train every stage that a file of ``folder`` describes."""
     from t2i_jax.training.cascade import train_all
 
+    files = _folder(folder, variant)
+    reads = {name: experiment.stage.reads for name, (_, experiment) in files.items()}
+    command = [sys.executable, "-m", "t2i_jax.cli", "train"]
+    order = sorted(files, key=lambda name: len(reads[name]))
+    return train_all({name: [*command, f"{files[name][0]}:{variant}", "--run", run] for name in order}, reads)
+
+
+def _folder(folder: Path, variant: str) -> dict:
+    """Path and experiment of every stage that a file of ``folder`` describes, by the stage's name."""
     files = {}
     for path in sorted(folder.glob("*.py")):
         make = getattr(_module(path.resolve()), variant, None)
         if make is not None:
-            stage = make().stage
-            if stage.name in files:
-                raise UsageError(f"{path} and {files[stage.name][0]} both train {stage.name!r}: move one of them away")
-            files[stage.name] = path, stage.reads
+            experiment = make()
+            name = experiment.stage.name
+            if name in files:
+                raise UsageError(f"{path} and {files[name][0]} both train {name!r}: move one of them away")
+            files[name] = path, experiment
     if not files:
         raise UsageError(f"no file in {folder} has a function {variant}(); name a folder such as configs/emoji")
-    command = [sys.executable, "-m", "t2i_jax.cli", "train"]
-    order = sorted(files, key=lambda name: len(files[name][1]))
-    return train_all(
-        {name: [*command, f"{files[name][0]}:{variant}", "--run", run] for name in order},
-        {name: reads for name, (_, reads) in files.items()},
-    )
+    return files
 
 
 def demo(

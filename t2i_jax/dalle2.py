@@ -4,10 +4,12 @@
     images = model("a red apple, fluent 3d style", n=4, seed=0)     # uint8 [4, 64, 64, 3]
 
 Caption -> tokens -> CLIP's text tower -> prior -> image embedding -> decoder -> upsampler (-> second upsampler) -> VAE
-decoder, polished if that was trained. TensorFlow is never imported here.
+decoder, polished if that was trained. Parameters and pictures are split over the devices as in training.
+TensorFlow is never imported here.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t2i_jax.parallel.memory import on_cpu
+from t2i_jax.parallel.mesh import Mesh, replicated, split_batch
+from t2i_jax.parallel.options import compiler_options
+from t2i_jax.parallel.rules import shardings
 from t2i_jax.stages import ClipStage, DecoderStage, PriorStage, Stage, UpsamplerStage, VAEStage
 from t2i_jax.stages.embeddings import image_embedding, text_embedding
 from t2i_jax.stages.latents import decode, encode
 from t2i_jax.stages.polish import polished
 from t2i_jax.text import Tokenizer, normalize
 from t2i_jax.training.checkpoint import steps_saved
+from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.frozen import load_together
+from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.training.program import placed
 from t2i_jax.training.run import read_experiment
 from t2i_jax.types import Params, to_uint8
 
@@ -36,7 +45,7 @@ POLISH, SECOND = "polish", "upsampler2"
 class DallE2:
     """Five trained stages and their tokenizer. Every method takes and gives numpy arrays; pictures are uint8."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     vae: VAEStage
     clip: ClipStage
     prior: PriorStage
@@ -44,21 +53,25 @@ class DallE2:
     upsampler: UpsamplerStage
     params: dict[str, Params] = field(repr=False)
     """Averaged parameters by stage, and "painter": those of the VAE that makes pixels of painted latents."""
+    mesh: jax.sharding.Mesh = field(repr=False)
+    """The devices that everything runs on."""
     context: int
     """Tokens a caption has room for."""
     image_size: int
     """Side of the pictures, in pixels."""
     batch: int = 32
-    """Captions that go through the models at once."""
+    """Captions that go through the models at once, at most; rounded up to what the devices share evenly."""
     second: UpsamplerStage | None = None
     """Enlarges what ``upsampler`` paints, where a run has one."""
 
     @classmethod
-    def load(cls, run: str | Path) -> "DallE2":
+    def load(cls, run: str | Path, mesh: Mesh | None = None) -> "DallE2":
         """The cascade that was trained into ``run`` (one directory a stage), with the averaged parameters.
 
-        Raises FileNotFoundError that names the missing stage and the command that trains it, and ValueError for a stage
-        that was trained on another version of a stage than the run has.
+        ``mesh``: how it is split over the devices; default: along ``data`` over all of an accelerator's, and one of a
+        CPU's. Raises FileNotFoundError that names the missing stage and the command that trains it, and ValueError for
+        a stage that was trained on another version of a stage than the run has, or where the mesh does not divide a
+        parameter.
         """
         run = Path(run)
         missing = [name for name in STAGES if not (run / name / "config.json").exists()]
@@ -69,14 +82,42 @@ class DallE2:
             )
         further = [name for name in (POLISH, SECOND) if steps_saved(run / name)]
         experiments = {name: read_experiment(run / name) for name in (*STAGES, *further)}
-        stages: dict[str, Stage] = {name: experiments[name].stage for name in STAGES}
+        alone = mesh is None and on_cpu() and jax.process_count() == 1
+        devices = (mesh or Mesh()).build(jax.devices()[:1] if alone else None)
         params, _ = load_together(run, experiments)
-        params["painter"] = polished(params["vae"], params.pop(POLISH)) if POLISH in params else params["vae"]
-        data = experiments[SECOND if SECOND in experiments else "upsampler"].data
+        polish = params.pop(POLISH, None)
+        painter = polished(params["vae"], polish) if polish else None
+        params = jax.device_put(params, shardings(params, devices))
+        params["painter"] = jax.device_put(painter, shardings(painter, devices)) if painter else params["vae"]
+        return cls._of(experiments, Tokenizer.load(run / "tokenizer.model"), params, devices)
+
+    @classmethod
+    def untrained(cls, experiments: Mapping[str, Experiment], devices: jax.sharding.Mesh) -> "DallE2":
+        """What ``experiments``, by stage, would train on ``devices``: shapes in place of parameters, no tokenizer.
+
+        For plans. Raises ValueError that names a missing stage.
+        """
+        if missing := [name for name in STAGES if name not in experiments]:
+            raise ValueError(f"this is no whole cascade: it lacks {', '.join(missing)}")
+        wanted = {name: one for name, one in experiments.items() if name in (*STAGES, SECOND)}
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        params = {name: jax.eval_shape(one.stage.init, key, batch_shapes(one.data)) for name, one in wanted.items()}
+        params = placed(params, shardings(params, devices))
+        return cls._of(wanted, None, params | {"painter": params["vae"]}, devices)
+
+    @classmethod
+    def _of(
+        cls,
+        experiments: Mapping[str, Experiment],
+        tokenizer: Tokenizer | None,
+        params: dict,
+        devices: jax.sharding.Mesh,
+    ) -> "DallE2":
+        stages: dict[str, Stage] = {name: experiments[name].stage for name in STAGES}
         if SECOND in experiments:
             stages["second"] = experiments[SECOND].stage
-        tokenizer = Tokenizer.load(run / "tokenizer.model")
-        return cls(tokenizer, **stages, params=params, context=data.context, image_size=data.image_size)
+        data = experiments[SECOND if SECOND in experiments else "upsampler"].data
+        return cls(tokenizer, **stages, params=params, mesh=devices, context=data.context, image_size=data.image_size)
 
     def replace(self, **stages: Stage) -> "DallE2":
         """The same weights with other values in a stage, e.g. another sampler or guidance."""
@@ -90,7 +131,7 @@ class DallE2:
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         repeated = [caption for caption in captions for _ in range(n)]
-        return self._batched(repeated, lambda tokens, key: self._paint(self.params, tokens, key), seed)
+        return self._batched(repeated, lambda tokens, key: self.painter(self.params, tokens, key), seed)
 
     def tokens(self, captions: list[str]) -> np.ndarray:
         """Normalised and encoded captions, int32 [n, context]. Raises ValueError that names an empty caption."""
@@ -110,32 +151,31 @@ class DallE2:
 
     def clip_embed_images(self, images: np.ndarray) -> np.ndarray:
         """CLIP's embeddings [n, e] of norm sqrt(e) of uint8 pictures [n, h, w, 3]."""
-        return self._sliced(images, lambda x: self._image(self.params, x))
+        return self._sliced(images, lambda x, _: self._image(self.params, x))
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Pictures through the VAE and back, uint8."""
-        return self._sliced(images, lambda x: self._reconstruct(self.params, x))
+        return self._sliced(images, lambda x, _: self._reconstruct(self.params, x))
 
-    def _batched(self, captions: list[str], apply, seed: int) -> np.ndarray:
+    def _batched(self, captions: list[str], apply: Callable, seed: int) -> np.ndarray:
         """``apply(tokens, key)`` over slices of one shape, so that it compiles once."""
-        tokens = self.tokens(captions)
-        size = min(self.batch, len(tokens))
+        return self._sliced(self.tokens(captions), lambda part, start: apply(part, _key(seed, start)))
+
+    def _sliced(self, rows: np.ndarray, apply: Callable) -> np.ndarray:
+        """``apply(part, start)`` over slices of one shape, split over the devices."""
+        where = split_batch(self.mesh)
+        unit = self.mesh.size // self.mesh.shape["model"]
+        size = -(-min(self.batch, len(rows)) // unit) * unit
         outputs = []
-        for start in range(0, len(tokens), size):
-            part = tokens[start : start + size]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            key = jax.random.fold_in(jax.random.key(seed), start)
-            outputs.append(np.asarray(apply(padded, key))[: len(part)])
+            with jax.set_mesh(self.mesh):
+                outputs.append(np.asarray(apply(jax.device_put(padded, where), start))[: len(part)])
         return np.concatenate(outputs)
 
-    def _sliced(self, images: np.ndarray, apply) -> np.ndarray:
-        size = min(self.batch, len(images))
-        outputs = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            outputs.append(np.asarray(apply(padded))[: len(part)])
-        return np.concatenate(outputs)
+    def _jit(self, function: Callable) -> Callable:
+        return jax.jit(function, out_shardings=replicated(self.mesh), compiler_options=compiler_options(self.mesh))
 
     def _condition(self, params: dict, tokens, key) -> dict:
         features, embedding = text_embedding(self.clip.model, params["clip"], tokens)
@@ -144,7 +184,9 @@ class DallE2:
         return condition | {"image_embedding": self.prior.sample(params["prior"], key, condition)}
 
     @cached_property
-    def _paint(self):
+    def painter(self) -> Callable:
+        """(params, tokens int32 [b, context], key) -> uint8 [b, h, w, 3]: all that a caption goes through, jitted."""
+
         def paint(params, tokens, key):
             prior_key, decoder_key, upsampler_key = jax.random.split(key, 3)
             condition = self._condition(params, tokens, prior_key)
@@ -158,23 +200,27 @@ class DallE2:
                 latent = self.second.sample(params[SECOND], jax.random.fold_in(upsampler_key, 1), condition)
             return to_uint8(decode(self.vae.model, params["painter"], latent))
 
-        return jax.jit(paint)
+        return self._jit(paint)
 
     @cached_property
     def _prior(self):
-        return jax.jit(lambda params, tokens, key: self._condition(params, tokens, key)["image_embedding"])
+        return self._jit(lambda params, tokens, key: self._condition(params, tokens, key)["image_embedding"])
 
     @cached_property
     def _text(self):
-        return jax.jit(lambda params, tokens: text_embedding(self.clip.model, params["clip"], tokens)[1])
+        return self._jit(lambda params, tokens: text_embedding(self.clip.model, params["clip"], tokens)[1])
 
     @cached_property
     def _image(self):
-        return jax.jit(lambda params, images: image_embedding(self.clip.model, params["clip"], jnp.asarray(images)))
+        return self._jit(lambda params, images: image_embedding(self.clip.model, params["clip"], jnp.asarray(images)))
 
     @cached_property
     def _reconstruct(self):
         def reconstruct(params, images):
             return to_uint8(decode(self.vae.model, params["painter"], encode(self.vae.model, params["vae"], images)))
 
-        return jax.jit(reconstruct)
+        return self._jit(reconstruct)
+
+
+def _key(seed: int, start: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), start)

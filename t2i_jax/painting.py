@@ -8,20 +8,25 @@ import numpy as np
 
 from t2i_jax.dalle2 import DallE2
 from t2i_jax.diffusion.guidance import Guidance
+from t2i_jax.parallel.hosts import join, leader
 from t2i_jax.training.sheet import sheet
 
 
 def paint(run: str, captions: list[str], n: int, seed: int, out: str, guidance: float | None = None) -> None:
     """``n`` pictures a caption into a .png sheet, or an .npz with ``images`` uint8 [n * len(captions), h, w, 3].
 
-    ``guidance``: of the decoder; None takes the config's. Raises ValueError for another kind of file.
+    ``guidance``: of the decoder; None takes the config's. Several processes, started as for a training, paint together
+    and the first one writes. Raises ValueError for another kind of file.
     """
     if Path(out).suffix not in (".png", ".npz"):
         raise ValueError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
+    join()
     model = DallE2.load(run)
     if guidance is not None:
         model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
     images = model(captions, n=n, seed=seed)
+    if not leader():
+        return
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     if out.endswith(".npz"):
         np.savez_compressed(out, images=images)

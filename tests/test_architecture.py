@@ -16,7 +16,7 @@ LAYERS = (
     {"stages"},
     {"training"},
     {"dalle2", "evaluation", "interop"},
-    {"serving", "painting"},
+    {"serving", "painting", "planning"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

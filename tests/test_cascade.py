@@ -12,6 +12,7 @@ from t2i_jax.diffusion import DPMSolverPP, Euler
 from t2i_jax.interop import export_cascade, import_model
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.stages import SecondUpsamplerStage
 from t2i_jax.training import Checkpoints, Reports
 from t2i_jax.training.loop import train
@@ -128,3 +129,23 @@ def test_export_holds_the_trained_weights(run, tmp_path):
     model, params = import_model(tmp_path / "decoder")
     assert model == DallE2.load(run).decoder.model
     jax.tree.map(np.testing.assert_array_equal, params, DallE2.load(run).params["decoder"])
+
+
+def test_pictures_are_the_same_on_any_mesh(run):
+    captions = ["a red apple", "a whale", "two dogs"]
+    one = DallE2.load(run)(captions, n=2, seed=3)
+    model = DallE2.load(run, Mesh(data=4, model=2))
+    split = [leaf for leaf in jax.tree.leaves(model.params["decoder"]) if not leaf.sharding.is_fully_replicated]
+    assert len(split) > 3
+    assert np.abs(model(captions, n=2, seed=3).astype(int) - one).max() <= 1  # a level, by rounding
+    near = model.clip_embed_images(one)
+    np.testing.assert_allclose(near, DallE2.load(run).clip_embed_images(one), rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_knows_the_shapes_of_a_cascade_that_is_not_trained(run):
+    model = DallE2.load(run)
+    described = DallE2.untrained({name: shrunk(name) for name in (*STAGES, POLISH)}, model.mesh)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
+    assert shapes(described.params) == shapes(model.params)
+    with pytest.raises(ValueError, match="lacks prior"):
+        DallE2.untrained({name: shrunk(name) for name in STAGES if name != "prior"}, model.mesh)

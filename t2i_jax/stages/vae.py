@@ -59,8 +59,8 @@ class VAEStage(Stage):
         return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0)}
 
     def views(self, rng: Array, pixels: Array) -> Image:
-        """Half the batch as crops at full size, half as whole pictures ``factor`` times smaller, all ``crop`` wide; of
-        pictures that are no squares, all ``factor`` times smaller a side."""
+        """Every second picture as a crop at full size, the others whole and ``factor`` times smaller, all ``crop`` wide;
+        of pictures that are no squares, all ``factor`` times smaller a side."""
         b, h, w, _ = pixels.shape
         if not self.crop or self.crop >= max(h, w):
             return normalize(pixels)
@@ -69,8 +69,9 @@ class VAEStage(Stage):
                 f"VAEStage: crop {self.crop} times factor {self.factor} is not the side of a picture of {h}x{w}; "
                 f"set crop to {h // self.factor} or to 0"
             )
-        cut = random_crops(rng, pixels[: b // 2], h // self.factor, w // self.factor)
-        return normalize(jnp.concatenate([cut, downscale(pixels[b // 2 :], self.factor)]))
+        cut, small = random_crops(rng, pixels, h // self.factor, w // self.factor), downscale(pixels, self.factor)
+        # every second one, and not the batch's first half, for that lives on half of the devices
+        return normalize(jnp.where(jnp.arange(b)[:, None, None, None] % 2 == 0, cut, small))
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
         """The pictures, then their reconstructions."""

@@ -2,34 +2,39 @@
 
     plan = make_plan(experiment, "v5e:16x16", slices=1)
     print(plan.table())
+    plan_sampling(model.painter, model.params, 64, model.context, mesh, "v5e:2x4")      # of DallE2.untrained
 
-The very step of the training is compiled for the topology; memory, messages and products are read from the result.
-Times are estimates: a roofline over the chip's data sheet (``parallel/chips.py``) with the assumptions that
-``ASSUMPTIONS`` lists. No loop is left out: what a scan does is counted as often as it turns.
+The very step of the training, or all that a batch of captions goes through, is compiled for the topology; memory,
+messages and products are read from the result. Times are estimates: a roofline over the chip's data sheet
+(``parallel/chips.py``) with the assumptions that ``ASSUMPTIONS`` lists. A scan counts as often as it turns.
 """
 
 import dataclasses
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from t2i_jax.models.remat import Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.hlo import Collective, Summary, read
-from t2i_jax.parallel.mesh import Mesh, check_batch
+from t2i_jax.parallel.mesh import Mesh, check_batch, split_batch
 from t2i_jax.parallel.options import compiler_options
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.bars import Panel
 from t2i_jax.training.compiled import Compiled, compiled
 from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.flops import count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
-from t2i_jax.training.minimum import held, least_memory, least_messages
-from t2i_jax.training.program import Program, build
+from t2i_jax.training.minimum import held, least_memory, least_messages, shard_bytes
+from t2i_jax.training.program import build
+from t2i_jax.types import Params
 
 ASSUMPTIONS = (
     "matrix products run at the chip's peak, everything else in the shadow of memory traffic",
@@ -40,9 +45,13 @@ ASSUMPTIONS = (
 )
 
 
+_REMEDY = "Split more (--mesh.data), keep less (--stage.model.remat.keep), or take smaller micro-batches (--accumulate)"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One training step on one kind of chip. Bytes are of one chip; FLOPs are of one chip unless said."""
+    """One training step, or one batch of pictures, on one kind of chip. Bytes are of one chip; FLOPs are of one chip
+    unless said."""
 
     stage: str
     topology: str
@@ -50,9 +59,11 @@ class Plan:
     mesh: dict[str, int]
     batch: int
     steps: int
+    """Of the whole training; 0 where pictures are painted."""
     parameters: int
     memory: dict[str, int]
-    """Bytes by part: "params", "ema", "moments", "frozen", "batch", then "temporaries", "code" and "peak"."""
+    """Bytes by part: "params", "ema", "moments", "frozen", "batch" (or the stages), then "temporaries", "code" and
+    "peak"."""
     usable: int
     """Bytes that a program may use."""
     least: dict[str, int]
@@ -159,6 +170,7 @@ class Plan:
         parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in self.memory.items() if name != "peak")
         verdict = "fits" if self.fits else "DOES NOT FIT"
         hours, ratios = self.steps * seconds["step"] / 3600, self.ratios
+        course = f"{self.steps:,} steps in {hours:,.0f} h = {hours * self.chips:,.0f} chip-hours"
         lines = [
             f"{self.stage} on {slices}{self.topology} ({self.chips} chips), mesh {mesh}, batch {self.batch}",
             f"parameters   {self.parameters / 1e6:,.0f} million",
@@ -173,8 +185,8 @@ class Plan:
             ),
             *([f"             {ratios['messages']:.2f} of the least over data"] if ratios["messages"] else []),
             "estimate     " + ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()),
-            f"             MFU {self.mfu:.0%}, {self.batch / seconds['step']:,.0f} images/s, {self.steps:,} steps in "
-            f"{hours:,.0f} h = {hours * self.chips:,.0f} chip-hours",
+            f"             MFU {self.mfu:.0%}, {self.batch / seconds['step']:,.4g} images/s"
+            + (f", {course}" if self.steps else ""),
             *(f"assumed      {text}" for text in ASSUMPTIONS),
             *(f"warning      {text}" for text in self.warnings),
             f"compiled in {self.compile_seconds:.0f} s with {self.compile_bytes / gib:.1f} GiB",
@@ -198,15 +210,15 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
     batch or a leaf does not fit the devices, or libtpu knows no such topology, and DoesNotFit where the compiler finds
     no way to make the program small enough for the memory.
     """
-    if topology.split(":")[0] not in CHIPS:
-        raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")
-    mesh = experiment.mesh.build(describe(topology, slices))
+    mesh = planned_mesh(experiment.mesh, topology, slices)
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
     key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment.data)
     frozen = jax.eval_shape(experiment.stage.expects, key, batch) if experiment.stage.reads else {}
     with jax.set_mesh(mesh):
         program = build(experiment, mesh, frozen, batch, {})
-        done = _compile(program, key, f"{slices} x {topology} {compiler_options(mesh)}", keep)
+        arguments = (program.state, program.frozen, key, program.batch)
+        where = f"{slices} x {topology} {compiler_options(mesh)}"
+        done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
     summary = read(done.text, dict(mesh.shape))
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
     held_now = held(program)
@@ -222,17 +234,56 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
     )  # fmt: skip
 
 
-def _compile(program: Program, key: jax.Array, where: str, keep: Path | None) -> Compiled:
+def planned_mesh(mesh: Mesh, topology: str, slices: int) -> jax.sharding.Mesh:
+    """The mesh on devices that are not there. Raises ValueError where there is no such topology, or it does not fit."""
+    if topology.split(":")[0] not in CHIPS:
+        raise ValueError(f"--topology {topology}: the generation is one of {', '.join(CHIPS)}, as in v5e:16x16")
+    return mesh.build(describe(topology, slices))
+
+
+def plan_sampling(
+    paint: Callable, params: dict[str, Params], captions: int, context: int, mesh: jax.sharding.Mesh, topology: str,
+    slices: int = 1, keep: Path | None = None,
+) -> Plan:  # fmt: skip
+    """Compile ``paint(params, tokens, key)`` (``DallE2.painter``) for a batch of captions and say what it takes.
+
+    ``params``: shapes by stage that carry their shardings on ``mesh``, which is of ``topology``. The least is what the
+    parameters' shares take. Raises as ``make_plan`` does.
+    """
+    check_batch(captions, 1, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((captions, context), jnp.int32, sharding=split_batch(mesh))
+    own = {name: tree for name, tree in params.items() if not any(tree is params[n] for n in params if n > name)}
+    parts = {name: shard_bytes(tree) for name, tree in own.items()}
+    remedy = "Split more (--mesh.data, --mesh.model), or paint fewer at once (--sample)"
+    with jax.set_mesh(mesh):
+        jaxpr = paint.trace(params, tokens, key).jaxpr.jaxpr
+        where = f"{slices} x {topology} {compiler_options(mesh)}"
+        done = _compile(paint, (params, tokens, key), where, keep, parts, remedy)
+    summary, kernels = read(done.text, dict(mesh.shape)), count_kernels(jaxpr)
+    return Plan(
+        "painting", topology, slices, dict(mesh.shape), captions, 0,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(own)),
+        memory=parts | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
+        usable=int(CHIPS[topology.split(":")[0]].usable), least=parts, least_messages=0,
+        model_flops=round(count_jaxpr(jaxpr)), flops=summary.flops * mesh.size + round(kernels),
+        traffic=summary.traffic, collectives=tuple(summary.collectives), warnings=tuple(warnings(summary)),
+        compile_seconds=done.seconds, compile_bytes=done.host,
+    )  # fmt: skip
+
+
+def _compile(
+    step: Callable, arguments: tuple, where: str, keep: Path | None, parts: dict[str, int], remedy: str
+) -> Compiled:
     try:
-        return compiled(program.step, (program.state, program.frozen, key, program.batch), where, keep)
+        return compiled(step, arguments, where, keep)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        held_now = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in held(program).items())
+        given = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
         raise DoesNotFit(
             f"the step does not fit: {str(error).splitlines()[0]} GiB of one chip's share before anything is computed: "
-            f"{held_now}. Split more (--mesh.data), keep less (--stage.model.remat.keep), or take smaller "
-            "micro-batches (--accumulate).",
+            f"{given}. {remedy}.",
             _used(str(error)),
         ) from error
 

@@ -165,6 +165,7 @@ def _in_save(phase: str, step: int) -> None:
 
     def saving(self, number, *args, **options):
         if number >= step:
+            self.latest()  # the save before is over, as it is when this one begins
             armed.set()
             if phase == "before write":
                 die()

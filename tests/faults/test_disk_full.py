@@ -178,6 +178,8 @@ def suffer(disk, count, seed):
             failed += after == before
             assert consistent(saver) == [after]
             ballast.unlink()
+        saver.save(count + 2, state, {})
+        assert saver.latest() == count + 2
     return failed
 
 
