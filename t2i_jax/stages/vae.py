@@ -59,8 +59,8 @@ class VAEStage(Stage):
         return loss, {"l1": absolute, "psnr": -10.0 * jnp.log10(squared / 4.0)}
 
     def views(self, rng: Array, pixels: Array) -> Image:
-        """Every second picture as a crop at full size, the others whole and ``factor`` times smaller, all ``crop`` wide;
-        of pictures that are no squares, all ``factor`` times smaller a side."""
+        """Every second picture as a crop at full size, the others ``factor`` times smaller, all ``crop`` wide; of
+        pictures that are no squares, all ``factor`` times smaller a side."""
         b, h, w, _ = pixels.shape
         if not self.crop or self.crop >= max(h, w):
             return normalize(pixels)
