@@ -170,6 +170,7 @@ class Plan:
         parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in self.memory.items() if name != "peak")
         verdict = "fits" if self.fits else "DOES NOT FIT"
         hours, ratios = self.steps * seconds["step"] / 3600, self.ratios
+        rate = self.batch / seconds["step"]
         course = f"{self.steps:,} steps in {hours:,.0f} h = {hours * self.chips:,.0f} chip-hours"
         lines = [
             f"{self.stage} on {slices}{self.topology} ({self.chips} chips), mesh {mesh}, batch {self.batch}",
@@ -185,7 +186,7 @@ class Plan:
             ),
             *([f"             {ratios['messages']:.2f} of the least over data"] if ratios["messages"] else []),
             "estimate     " + ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()),
-            f"             MFU {self.mfu:.0%}, {self.batch / seconds['step']:,.4g} images/s"
+            f"             MFU {self.mfu:.0%}, {rate:{',.0f' if rate >= 100 else '.3g'}} images/s"
             + (f", {course}" if self.steps else ""),
             *(f"assumed      {text}" for text in ASSUMPTIONS),
             *(f"warning      {text}" for text in self.warnings),
