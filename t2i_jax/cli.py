@@ -88,12 +88,9 @@ def train(args: list[str]) -> int:
 
     try:
         return run_training(experiment, run)
-    except SaveFailed as error:
+    except (SaveFailed, FloatingPointError) as error:
         say(f"t2i train: {error}")
-        return EXIT_UNSAVED
-    except FloatingPointError as error:
-        say(f"t2i train: {error}")
-        return EXIT_DIVERGED
+        return EXIT_UNSAVED if isinstance(error, SaveFailed) else EXIT_DIVERGED
 
 
 def plan(args: list[str]) -> int:
@@ -127,11 +124,9 @@ def plan(args: list[str]) -> int:
     out, rest = _take(rest, "--out", "")
     keep, rest = _take(rest, "--keep", "")
     captions, rest = _take(rest, "--sample", "0")
-    if not slices.isdigit() or int(slices) < 1:
-        raise UsageError(f"--slices {slices}: a whole number of at least 1")
-    for option, number, what in (("search", trials, "programs to compile"), ("sample", captions, "captions at once")):
-        if not number.isdigit():
-            raise UsageError(f"--{option} {number}: how many {what}, such as 8")
+    for option, number, least in (("slices", slices, 1), ("search", trials, 0), ("sample", captions, 0)):
+        if not number.isdigit() or int(number) < least:
+            raise UsageError(f"--{option} {number}: a whole number of at least {least}")
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for a TPU
     from t2i_jax.parallel.mesh import Mesh
     from t2i_jax.planning import plan_painting, plan_training, report
@@ -146,10 +141,9 @@ def plan(args: list[str]) -> int:
         raise UsageError(f"{config} is a folder: name one of its files, or plan its cascade's pictures by --sample N")
     else:
         found = plan_training(_experiment(config, rest, "plan"), topology, int(slices), int(trials), kept)
-    if found is None:
-        return 1
-    report(found, Path(out) if out else None)
-    return 0 if found.fits else 1
+    if found is not None:
+        report(found, Path(out) if out else None)
+    return 0 if found is not None and found.fits else 1
 
 
 def doctor(args: list[str]) -> int:
