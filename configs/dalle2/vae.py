@@ -4,8 +4,9 @@
 
 DALL-E 2 paints pixels and has none; with it, decoder and upsamplers see a 64th of the places.
 
-Meant for 256 v5e chips, 16 copies of 16 that share the parameters; `t2i plan configs/dalle2/vae.py --topology
-v5e:16x16` says what they would do.
+Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for them (`t2i plan configs/dalle2/vae.py
+--topology v5e:16x16`): 2.6 of 15.75 GiB a chip, 1.20 of the model's FLOPs, and an estimated 122 ms a step: MFU 83 %,
+16,800 pictures a second, 8 hours.
 """
 
 from t2i_jax.data import Data
