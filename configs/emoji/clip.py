@@ -1,6 +1,6 @@
 """CLIP: captions and pictures in one embedding space.
 
-t2i train configs/emoji/clip.py --run runs/emoji
+    t2i train configs/emoji/clip.py --run runs/emoji
 """
 
 import dataclasses

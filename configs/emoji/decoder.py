@@ -1,6 +1,6 @@
 """The decoder: a caption and an image embedding to the 4x4 latents of a 32x32 picture.
 
-t2i train configs/emoji/decoder.py --run runs/emoji
+    t2i train configs/emoji/decoder.py --run runs/emoji
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The diffusion prior: a caption's embedding to an image embedding.
 
-t2i train configs/emoji/prior.py --run runs/emoji
+    t2i train configs/emoji/prior.py --run runs/emoji
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The upsampler: the latents of a 32x32 picture to those of a 64x64 one.
 
-t2i train configs/emoji/upsampler.py --run runs/emoji
+    t2i train configs/emoji/upsampler.py --run runs/emoji
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The autoencoder: 64x64 pictures to 8x8 latents, 32x32 pictures to 4x4.
 
-t2i train configs/emoji/vae.py --run runs/emoji
+    t2i train configs/emoji/vae.py --run runs/emoji
 """
 
 import dataclasses

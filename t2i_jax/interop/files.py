@@ -1,7 +1,7 @@
 """A model as a folder that the reference library loads with ``from_pretrained``, and back.
 
-export_model(model, params, "out/decoder")
-model, params = import_model("out/decoder")
+    export_model(model, params, "out/decoder")
+    model, params = import_model("out/decoder")
 """
 
 import json

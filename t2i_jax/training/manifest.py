@@ -3,7 +3,7 @@
 ``manifest.json`` in a step's directory names its step and every other file with its size and the XXH3-128 of each block
 of ``BLOCK`` bytes (of a file within one block that is the file's ``xxh128sum``); a digest over all this ends it. It is
 made from the files themselves, read back once they are on the disk, and is the last file to come into the directory.
-It tells damage, not forgery: a hash against forgery took as long as a fifth of the save.
+It tells damage, not forgery: a hash against forgery took a sixth of the save.
 
     write_manifest(directory, step)
     faults = check(directory)               # [] where every byte is as it was written

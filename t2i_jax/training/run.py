@@ -1,16 +1,16 @@
 """The directory that a training writes, and the check that it belongs to the experiment.
 
-RUN/tokenizer.model               one for the whole cascade
-RUN/cache/<key>/                  features of frozen stages
-RUN/<stage>/config.json           the experiment
-RUN/<stage>/checkpoints/<step>/   train, ema, meta
-RUN/<stage>/metrics.jsonl         one JSON object a line
-RUN/<stage>/nonfinite.jsonl       steps that were skipped, with their examples, and roll-backs
-RUN/<stage>/unusable-<process>.jsonl  examples that could not be used
-RUN/<stage>/goodput.json          where the wall time went
-RUN/<stage>/stacks-<process>.txt  where a process hung
-RUN/<stage>/samples/<step>.png    sample sheets
-RUN/<stage>/tensorboard/          event files
+    RUN/tokenizer.model               one for the whole cascade
+    RUN/cache/<key>/                  features of frozen stages
+    RUN/<stage>/config.json           the experiment
+    RUN/<stage>/checkpoints/<step>/   train, ema, meta
+    RUN/<stage>/metrics.jsonl         one JSON object a line
+    RUN/<stage>/nonfinite.jsonl       steps that were skipped, with their examples, and roll-backs
+    RUN/<stage>/unusable-<process>.jsonl  examples that could not be used
+    RUN/<stage>/goodput.json          where the wall time went
+    RUN/<stage>/stacks-<process>.txt  where a process hung
+    RUN/<stage>/samples/<step>.png    sample sheets
+    RUN/<stage>/tensorboard/          event files
 """
 
 import json

@@ -1,8 +1,8 @@
 """The steps in a directory of checkpoints: which there are, which can be trusted, which may go.
 
-steps(directory)                      # [100, 200, 300]: all that were committed
-step, rejected = newest(directory)    # (200, [Rejected(300, ...)]): the newest whose every byte is as written
-kept(steps, keep=3, period=1000)      # {step: why it stays}
+    steps(directory)                      # [100, 200, 300]: all that were committed
+    step, rejected = newest(directory)    # (200, [Rejected(300, ...)]): the newest whose every byte is as written
+    kept(steps, keep=3, period=1000)      # {step: why it stays}
 """
 
 import os

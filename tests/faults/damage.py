@@ -1,6 +1,6 @@
 """What disks and people do to a file: each kind changes its bytes, and none tells anybody.
 
-damage(path, kind, rng, other)      # `other`: a file of the same folder in another step, for "swap"
+    damage(path, kind, rng, other)      # `other`: a file of the same folder in another step, for "swap"
 """
 
 import shutil

@@ -26,13 +26,7 @@ print(before, new_pages())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_a_second_step_touches_no_new_pages():
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True,
+                          env=os.environ | {"JAX_PLATFORMS": "cpu"})
     mapped_anew, kept = map(int, done.stdout.split())
     assert mapped_anew > 0 and kept < mapped_anew / 10
