@@ -36,15 +36,22 @@ def paint(run: str, captions: list[str], n: int, seed: int, out: str, guidance: 
 
 
 def read_captions(path: str) -> list[str]:
-    """The captions of a JSON-lines file of ``{"caption": "..."}`` or plain strings. Raises ValueError with the line."""
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"--captions {path}: no such file")
+    """The captions of a JSON-lines file of ``{"caption": "..."}`` or plain strings, in UTF-8.
+
+    Raises ValueError that names the line; a file without any has a bad first one.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a caption may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--captions {path}: {error}") from error
     texts = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            texts.append(row if isinstance(row, str) else row["caption"])
+            text = row if isinstance(row, str) else row["caption"]
+            if not isinstance(text, str):
+                raise TypeError
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f'{path}, line {number}: expected {{"caption": "..."}}, found {line[:80]!r}') from error
+        texts.append(text)
     return texts
