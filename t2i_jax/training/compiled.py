@@ -17,10 +17,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
+_PROGRAM = "*.after_codegen.txt"
+"""What the compiler names its last word on a program, in the directory that it is told to write to."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,13 @@ def compiled(step: Callable, arguments: tuple, where: str, keep: Path | None = N
     path = keep and keep / f"{_digest(lowered, where)}.json.gz"
     if path and path.exists():
         return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
-    done = lowered.compile()
-    seconds, stats = time.monotonic() - start, done.memory_analysis()
+    with TemporaryDirectory() as folder:
+        # JAX would ask for the program as a message, which it can't read where steps of a message are asynchronous
+        done = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        seconds, stats = time.monotonic() - start, done.memory_analysis()
+        text = max(Path(folder).glob(_PROGRAM), key=lambda file: file.stat().st_size).read_text()
     result = Compiled(
-        done.as_text(), stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes,
+        text, stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes,
         stats.temp_size_in_bytes, stats.generated_code_size_in_bytes, seconds, _largest(),
     )  # fmt: skip
     if path:
