@@ -233,7 +233,8 @@ def sample(
     out: str = "sample.png",
     captions: str = "",
     guidance: float | None = None,
-) -> int:
+    best_of: int = 1,
+) -> None:
     """Pictures for a sentence, or for every line of a file.
 
     Args:
@@ -244,16 +245,16 @@ def sample(
         out: A .png sheet, or an .npz with `images` uint8 [n, h, w, 3] in the captions' order.
         captions: A JSON-lines file with a field `caption` (or plain strings), instead of the sentence.
         guidance: Classifier-free guidance of the decoder; default: the config's.
+        best_of: Paint so many times as many and keep those that CLIP finds nearest to the caption.
     """
     if bool(caption) == bool(captions):
         raise UsageError('give either a sentence, `t2i sample RUN "a red apple"`, or --captions FILE.jsonl')
     from t2i_jax.painting import paint, read_captions
 
-    paint(run, [caption] if caption else read_captions(captions), n, seed, out, guidance)
-    return 0
+    paint(run, [caption] if caption else read_captions(captions), n, seed, out, guidance, best_of)
 
 
-def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> int:
+def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> None:
     """Do one step of a training again and look inside: loss, gradient, what is not finite, the examples.
 
     Args:
@@ -264,12 +265,11 @@ def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> int:
     from t2i_jax.training.run import read_experiment
 
     print(run_replay(read_experiment(stage), Path(stage).parent, step).report())
-    return 0
 
 
 def evaluate(
     run: Annotated[str, tyro.conf.Positional], out: str = "", captions: int = 306, dataset: str = "", seed: int = 0
-) -> int:
+) -> None:
     """Measure a cascade: one JSON and one HTML page with pictures.
 
     Args:
@@ -286,10 +286,9 @@ def evaluate(
     model = DallE2.load(run)
     dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
     run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
-    return 0
 
 
-def export(run: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.conf.Positional]) -> int:
+def export(run: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.conf.Positional]) -> None:
     """Write every stage as diffusers and transformers load it: config.json, safetensors, tokenizer.
 
     Args:
@@ -299,7 +298,6 @@ def export(run: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.c
     from t2i_jax.interop import export_cascade
 
     export_cascade(run, out)
-    return 0
 
 
 def data(args: list[str]) -> int:
@@ -332,7 +330,7 @@ def _take(args: list[str], name: str, default: str) -> tuple[str, list[str]]:
     return default, args
 
 
-def _typed(function: Callable) -> Callable[[list[str]], int]:
+def _typed(function: Callable) -> Callable[[list[str]], int | None]:
     return lambda args: tyro.cli(function, args=args, prog=f"t2i {_name(function)}")
 
 

@@ -123,15 +123,22 @@ class DallE2:
         """The same weights with other values in a stage, e.g. another sampler or guidance."""
         return dataclasses.replace(self, **stages)
 
-    def __call__(self, captions: str | list[str], n: int = 1, seed: int = 0) -> np.ndarray:
+    def __call__(self, captions: str | list[str], n: int = 1, seed: int = 0, best_of: int = 1) -> np.ndarray:
         """``n`` pictures a caption: uint8 [n * len(captions), h, w, 3], the n of a caption side by side in order.
 
-        The pictures depend on the caption's place in the list, on ``n`` and on ``seed``. Raises ValueError for an empty
-        caption.
+        ``best_of``: so many times as many are painted, and those kept that CLIP finds nearest to their caption, nearest
+        first (Ramesh et al., https://arxiv.org/abs/2102.12092, section 2.6). The pictures depend on the caption's place
+        in the list, on ``n * best_of`` and on ``seed``. Raises ValueError for an empty caption.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
-        repeated = [caption for caption in captions for _ in range(n)]
-        return self._batched(repeated, lambda tokens, key: self.painter(self.params, tokens, key), seed)
+        repeated = [caption for caption in captions for _ in range(n * best_of)]
+        images = self._batched(repeated, lambda tokens, key: self.painter(self.params, tokens, key), seed)
+        if best_of == 1:
+            return images
+        found = self.clip_embed_images(images).reshape(len(captions), n * best_of, -1)
+        nearness = np.einsum("cne,ce->cn", found, self.clip_embed_texts(captions))
+        kept = np.argsort(-nearness, axis=1, kind="stable")[:, :n] + n * best_of * np.arange(len(captions))[:, None]
+        return images[kept.ravel()]
 
     def tokens(self, captions: list[str]) -> np.ndarray:
         """Normalised and encoded captions, int32 [n, context]. Raises ValueError that names an empty caption."""

@@ -12,19 +12,25 @@ from t2i_jax.parallel.hosts import join, leader
 from t2i_jax.training.sheet import sheet
 
 
-def paint(run: str, captions: list[str], n: int, seed: int, out: str, guidance: float | None = None) -> None:
+def paint(
+    run: str, captions: list[str], n: int, seed: int, out: str, guidance: float | None = None, best_of: int = 1
+) -> None:
     """``n`` pictures a caption into a .png sheet, or an .npz with ``images`` uint8 [n * len(captions), h, w, 3].
 
-    ``guidance``: of the decoder; None takes the config's. Several processes, started as for a training, paint together
-    and the first one writes. Raises ValueError for another kind of file.
+    ``guidance``: of the decoder; None takes the config's. ``best_of``: as ``DallE2`` takes it. Several processes,
+    started as for a training, paint together and the first one writes. Raises ValueError for another kind of file or a
+    count below one.
     """
     if Path(out).suffix not in (".png", ".npz"):
         raise ValueError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
+    for option, count in (("n", n), ("best-of", best_of)):
+        if count < 1:
+            raise ValueError(f"--{option} {count}: at least one picture is painted")
     join()
     model = DallE2.load(run)
     if guidance is not None:
         model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
-    images = model(captions, n=n, seed=seed)
+    images = model(captions, n=n, seed=seed, best_of=best_of)
     if not leader():
         return
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,16 @@ def test_cascade_paints_the_same_pictures_for_the_same_seed(run):
     assert not np.array_equal(one, model(["a red apple", "a whale"], n=2, seed=4))
 
 
+def test_the_pictures_that_are_kept_are_those_nearest_to_their_caption(run):
+    model, captions = DallE2.load(run), ["a red apple", "a whale"]
+    painted = model(captions, n=6, seed=3)
+    kept = model(captions, n=2, seed=3, best_of=3).reshape(2, 2, 64, 64, 3)
+    nearness = (model.clip_embed_images(painted) * model.clip_embed_texts(captions).repeat(6, axis=0)).sum(-1)
+    for own, near, pictures in zip(painted.reshape(2, 6, 64, 64, 3), nearness.reshape(2, 6), kept):
+        best = sorted(range(6), key=lambda i: -near[i])[:2]
+        np.testing.assert_array_equal(pictures, own[best])
+
+
 def test_pictures_are_painted_by_the_polished_vae_where_there_is_one(run, tmp_path):
     for name in (*STAGES, "tokenizer.model"):
         (tmp_path / name).symlink_to(run / name)
