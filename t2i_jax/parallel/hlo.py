@@ -112,6 +112,7 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
     times = _times(computations, entry)
     summary, seen = Summary(), {}
     fused = {i.attribute("calls") for body in computations.values() for i in body if i.op == "fusion"}
+    apart = _apart(computations)
     for name, count in times.items():
         shapes = {i.name: i.type for i in computations[name]}
         if name not in fused:
@@ -126,7 +127,7 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
                 target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
                 summary.kernels[target.group(1) if target else "?"] += count
             elif op.removesuffix("-start") in KINDS:
-                one = _collective(instruction, name, count, shapes, mesh)
+                one = _collective(instruction, name, count, shapes, mesh, name in apart)
                 channel = instruction.attribute("channel_id") or f"{name}/{instruction.name}"
                 other = seen.get(channel)  # one message may be written in each part of what hides it
                 if other is None:
@@ -169,6 +170,16 @@ def _times(computations: dict[str, list[_Instruction]], entry: str) -> dict[str,
     return {name: count for name, count in times.items() if name in computations and count}
 
 
+def _apart(computations: dict[str, list[_Instruction]]) -> set[str]:
+    """Computations that run beside the others: what an ``async-start`` calls, and what that calls."""
+    apart = {name for name in computations if name.startswith("async")}
+    for name in reversed(computations):
+        for instruction in computations[name]:
+            if instruction.op == "async-start" or (name in apart and instruction.op in _CALLERS):
+                apart.update(_callees(instruction))
+    return apart
+
+
 def _callees(instruction: _Instruction) -> Iterator[str]:
     for name in ("calls", "body", "to_apply") if instruction.op == "call" else ("calls", "body"):
         if found := instruction.attribute(name):
@@ -188,8 +199,9 @@ def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> i
 
 
 def _collective(
-    instruction: _Instruction, computation: str, times: int, shapes: dict[str, str], mesh: Mapping[str, int]
-) -> Collective:
+    instruction: _Instruction, computation: str, times: int, shapes: dict[str, str], mesh: Mapping[str, int],
+    apart: bool,
+) -> Collective:  # fmt: skip
     kind = instruction.op.removesuffix("-start")
     groups = _groups(instruction.rest, math.prod(mesh.values()))
     coordinates = np.array(np.unravel_index(groups[0], tuple(mesh.values())))
@@ -201,7 +213,7 @@ def _collective(
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # how TPUs write it: the sum of all, of which each keeps its slice
     size = result if kind in ("all-gather", "all-to-all", "collective-permute") else whole or result
-    hidden = instruction.op.endswith("-start") or computation.startswith("async")
+    hidden = instruction.op.endswith("-start") or apart
     source = re.search(r'op_name="([^"]*)"', instruction.rest)
     return Collective(kind, axes, len(groups[0]), size, times, not hidden, source.group(1) if source else "")
 

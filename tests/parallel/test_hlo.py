@@ -109,6 +109,37 @@ def test_the_forms_of_a_tpus_program_are_understood():
     }
 
 
+SPARSE = """
+%carried (p: bf16[4,8]) -> bf16[16,8] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[16,8]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=4] {'axis_0'}, dimensions={0}
+}, execution_thread="sparsecore"
+
+%wrapped (q: bf16[4,8]) -> bf16[16,8] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  ROOT %call.1 = bf16[16,8]{1,0} call(%q), to_apply=%carried
+}, execution_thread="sparsecore"
+
+%awaited (r: bf16[4,8]) -> bf16[4,8] {
+  %r = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-reduce.1 = bf16[4,8]{1,0} all-reduce(%r), replica_groups=mesh['axis_0'=4] {'axis_0'}
+}
+
+ENTRY %main (a: bf16[4,8]) -> bf16[4,8] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %start = ((), (), (s32[8]{0:S(15)})) async-start(), async_execution_thread="sparsecore", calls=%wrapped
+  %update = ((bf16[4,8]{1,0}), bf16[16,8]{1,0}, (s32[8]{0:S(15)})) async-update(%start, %a)
+  %done = bf16[16,8]{1,0} async-done(%update)
+  ROOT %call.2 = bf16[4,8]{1,0} call(%a), to_apply=%awaited
+}
+"""
+
+
+def test_what_a_sparse_core_carries_is_hidden():
+    found = {c.kind: (c.bytes, c.times, c.waits) for c in read(SPARSE, {"data": 4}).collectives}
+    assert found == {"all-gather": (16 * 8 * 2, 1, False), "all-reduce": (4 * 8 * 2, 1, True)}
+
+
 @pytest.mark.parametrize("groups, axes", [
     ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", ("data",)),
     ("mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", ("data",)),

@@ -13,9 +13,9 @@ from t2i_jax.parallel.options import compiler_options
 COMPILE = """
 import jax
 from t2i_jax.parallel.mesh import Mesh
-from t2i_jax.parallel.options import TPU, V5E, compiler_options
+from t2i_jax.parallel.options import SPARSE, V5E, compiler_options
 from t2i_jax.parallel.topology import describe
-for topology, wanted in (("v5e:2x2", V5E), ("v6e:2x2", TPU), ("v5p:2x2x1", TPU)):
+for topology, wanted in (("v5e:2x2", V5E), ("v6e:2x2", SPARSE), ("v5p:2x2x1", SPARSE)):
     mesh = Mesh().build(describe(topology))
     options = compiler_options(mesh)
     assert options == wanted, (topology, options)
