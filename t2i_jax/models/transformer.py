@@ -83,4 +83,3 @@ class Transformer(nn.Module):
         )
         fields = (self.width, self.heads, self.mlp, self.activation, self.dtype, self.causal)
         return layers(self.remat(Block)(*fields, name="blocks"), x.astype(self.dtype), visible)[0]
-

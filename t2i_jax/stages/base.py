@@ -27,6 +27,7 @@ from t2i_jax.types import Batch, Params
 
 Features = dict[str, Array]
 
+
 @dataclass(frozen=True)
 class Stage:
     """What a stage must give (``init``, ``loss``, ``preview``) and may give (the rest).

@@ -23,7 +23,7 @@ import jax
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _PROGRAM = "*.after_codegen.txt"
-"""What the compiler names its last word on a program, in the directory that it is told to write to."""
+"""What the TPU compiler names its last word on a program, in the directory that it is told to write to."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ def compiled(step: Callable, arguments: tuple, where: str, keep: Path | None = N
     if path and path.exists():
         return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
     with TemporaryDirectory() as folder:
-        # JAX would ask for the program as a message, which it can't read where steps of a message are asynchronous
         done = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         seconds, stats = time.monotonic() - start, done.memory_analysis()
-        text = max(Path(folder).glob(_PROGRAM), key=lambda file: file.stat().st_size).read_text()
+        # JAX asks for the program as a message, which it can't read where a TPU's has asynchronous updates
+        dumped = max(Path(folder).glob(_PROGRAM), key=lambda file: file.stat().st_size, default=None)
+        text = dumped.read_text() if dumped else done.as_text()
     result = Compiled(
         text, stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.alias_size_in_bytes,
         stats.temp_size_in_bytes, stats.generated_code_size_in_bytes, seconds, _largest(),

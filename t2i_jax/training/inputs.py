@@ -116,7 +116,6 @@ class Inputs:
         return record, out
 
 
-
 def batch_shapes(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a global batch of such data, as the step takes it."""
     b, side = data.batch, data.image_size
