@@ -13,12 +13,15 @@ from t2i_jax.parallel.rules import leaf_name, leaf_spec
 from t2i_jax.training.inputs import batch_shapes
 
 EMOJI = [f"emoji.{name}" for name in (*STAGES, POLISH)]
+DEMO = [f"emoji.{name}" for name in STAGES]
 DALLE2 = [f"dalle2.{name}" for name in ("vae", "clip", "prior", "decoder", "upsampler256", "upsampler1024")]
 
 
-@pytest.mark.parametrize("name", [*EMOJI, *DALLE2])
-def test_config_builds_at_full_size(name):
-    experiment = importlib.import_module(f"configs.{name}").config()
+@pytest.mark.parametrize(
+    "name, variant", [*((name, "config") for name in (*EMOJI, *DALLE2)), *((name, "demo") for name in DEMO)]
+)
+def test_config_builds_at_full_size(name, variant):
+    experiment = getattr(importlib.import_module(f"configs.{name}"), variant)()
     size, tokens = experiment.data.image_size, experiment.data.context
     batch = {
         "image": jax.ShapeDtypeStruct((8, size, size, 3), np.uint8),

@@ -29,4 +29,5 @@ def config() -> Experiment:
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=160)
+    full = config()
+    return dataclasses.replace(full, data=dataclasses.replace(full.data, batch=128), steps=220)

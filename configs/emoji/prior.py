@@ -25,4 +25,5 @@ def config() -> Experiment:
 
 
 def demo() -> Experiment:
-    return dataclasses.replace(config(), steps=150)
+    full = config()
+    return dataclasses.replace(full, data=dataclasses.replace(full.data, batch=128), steps=180)
