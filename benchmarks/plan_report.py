@@ -129,7 +129,7 @@ def report() -> None:
             plan = json.loads(path.read_text())
             assumptions = plan["assumptions"]
             rows.append(row(config, plan))
-            label, seconds = f"{config} {topology}" + (f" ×{slices}" if slices > 1 else ""), plan["seconds"]
+            label, seconds = f"{config} {topology}" + (f" x {slices}" if slices > 1 else ""), plan["seconds"]
             bars[0][label] = {part: size / GIB for part, size in plan["memory"].items() if part != "peak"}
             hidden = seconds["step"] - seconds["waits"]
             bars[1][label] = {

@@ -49,7 +49,8 @@ def config() -> Experiment:
 def demo() -> Experiment:
     """Narrower, on the demo's latents: in a few minutes a small model that sees more pictures learns more."""
     full = config()
-    model = dataclasses.replace(MODEL, patch=4, in_channels=4, out_channels=4, width=128, heads=2)
+    channels = DEMO.latent_channels
+    model = dataclasses.replace(MODEL, patch=4, in_channels=channels, out_channels=channels, width=128, heads=2)
     return dataclasses.replace(
         full,
         stage=dataclasses.replace(full.stage, model=model, vae=DEMO),

@@ -44,7 +44,8 @@ def config() -> Experiment:
 def demo() -> Experiment:
     """On half of the pictures: to compute their features alone takes a fifth of its time."""
     full = config()
-    model = dataclasses.replace(MODEL, patch=4, in_channels=8, out_channels=4, width=128, heads=2)
+    channels = DEMO.latent_channels
+    model = dataclasses.replace(MODEL, patch=4, in_channels=2 * channels, out_channels=channels, width=128, heads=2)
     return dataclasses.replace(
         full,
         stage=dataclasses.replace(full.stage, model=model, vae=DEMO),
