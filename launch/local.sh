@@ -37,6 +37,7 @@ for ((i = 0; i < processes; i++)); do
     T2I_PROCESS=$i "$@" &
     children+=($!)
 done
+[[ -z $stopped ]] || kill -TERM "${children[@]}" 2>/dev/null || true # the last of them were not there to be told
 
 code=0
 while true; do
@@ -48,7 +49,8 @@ while true; do
         continue # it was our signal that ended the wait, not a child
     elif ((ended != 0 && code == 0)); then
         code=$ended
-        kill -TERM "${children[@]}" 2>/dev/null || true
+        # Once is enough: who was told to stop and is saving shall not be told again.
+        [[ -n $stopped ]] || kill -TERM "${children[@]}" 2>/dev/null || true
     fi
 done
 exit "$code"

@@ -44,8 +44,9 @@ def test_the_first_that_fails_ends_the_others():
     assert done.returncode == 7 and time.monotonic() - began < 30
 
 
-def test_a_signal_reaches_every_process_and_their_code_comes_back():
-    script = "trap 'echo saved; exit 75' TERM; echo up; while :; do sleep 0.05; done"
+def test_a_signal_reaches_every_process_once_and_their_code_comes_back():
+    # The second is still saving when the first has ended, which must not bring it a second signal.
+    script = "trap 'echo saved; sleep $T2I_PROCESS; exit 75' TERM; echo up; while :; do sleep 0.05; done"
     process = subprocess.Popen([LAUNCH / "local.sh", "2", "bash", "-c", script], stdout=subprocess.PIPE, text=True)
     assert [process.stdout.readline() for _ in range(2)] == ["up\n"] * 2
     process.send_signal(signal.SIGTERM)
