@@ -1,6 +1,6 @@
 """Pictures a second of the input pipeline against libjpeg-turbo alone, on the same cores, turn by turn.
 
-    python -m benchmarks.pipeline [--pictures 1024] [--batch 64] [--rounds 9] [--cores 2]
+    python -m benchmarks.pipeline [--pictures 1024] [--epochs 3] [--batch 64] [--rounds 9] [--cores 2]
 
 A data set of JPEGs whose shorter side is 256 pixels is built. Our side is ``batches`` as a training reads it: records
 by index, checks, decoding, cut, tokens, uint8 batches. The other side calls simplejpeg, and Pillow where the size
@@ -87,11 +87,13 @@ def settle() -> None:
             return
 
 
-def measure(case: Case, dataset, files: list[bytes], tokenizer: Tokenizer, batch: int, rounds: int, cores: int) -> None:
+def measure(
+    case: Case, dataset, files: list[bytes], tokenizer: Tokenizer, batch: int, rounds: int, cores: int, epochs: int
+) -> None:
     data = Data(batch=batch, image_size=case.size, flip=case.flip, context=16, truncate=True, memory_gb=0.0)
     stream = batches(data, dataset, tokenizer, 0)
-    steps = len(files) // batch
-    some = files[: steps * batch]
+    steps = epochs * len(files) // batch
+    some = (files * epochs)[: steps * batch]
     with ThreadPoolExecutor(cores) as pool:
 
         def ours() -> None:
@@ -115,7 +117,7 @@ def measure(case: Case, dataset, files: list[bytes], tokenizer: Tokenizer, batch
           f"CPU time", flush=True)  # fmt: skip
 
 
-def main(pictures: int, batch: int, rounds: int, cores: int) -> None:
+def main(pictures: int, batch: int, rounds: int, cores: int, epochs: int) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     keep_memory()  # as the training loop does; it helps both sides
     rng = np.random.default_rng(0)
@@ -132,12 +134,13 @@ def main(pictures: int, batch: int, rounds: int, cores: int) -> None:
         print(f"{pictures} JPEGs {SIDE} high and {'/'.join(map(str, WIDTHS))} wide, {np.mean([*map(len, files)]) / 1e3:.1f} kB "
               f"each; batches of {batch}, {cores} cores")  # fmt: skip
         for case in CASES:
-            measure(case, dataset, files, tokenizer, batch, rounds, cores)
+            measure(case, dataset, files, tokenizer, batch, rounds, cores, epochs)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1024)
+    parser.add_argument("--epochs", type=int, default=3, help="a round; short ones measure how both sides end it")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cores", type=int, default=2)

@@ -49,12 +49,12 @@ class Deal:
         """The bucket of all examples of a step."""
         return int(self.steps(np.array([step], np.int64))[0][0])
 
-    def visits(self, seed: int, step: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Epoch (of its cell) and index of each example of a step: two int64 [batch]."""
+    def visits(self, seed: int, step: int, batch: int, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch (of its cell) and index of each example of a step, or of these rows of it: two int64 [batch]."""
         if batch < 1 or step < 0:
             raise ValueError(f"a deal needs batch >= 1 and step >= 0; got {batch}, {step}")
         (bucket,), (turn,) = self.steps(np.array([step], np.int64))
-        number, position = self.rows[bucket](turn * batch + np.arange(batch, dtype=np.int64))
+        number, position = self.rows[bucket](turn * batch + np.arange(*rows.indices(batch), dtype=np.int64))
         epoch, place = np.zeros_like(position), np.zeros_like(position)
         bounds = self.bounds[bucket]
         for part in np.unique(number):
@@ -110,12 +110,12 @@ class Shares:
         if not 0 <= process_index < process_count:
             raise ValueError(f"there is no process {process_index} among {process_count}")
         self.seed, self.batch, self.deal, self.share = seed, batch, deal, batch // process_count
-        self._rows = slice(process_index * self.share, (process_index + 1) * self.share)
+        self._first = process_index * self.share
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch, index) of the share's examples at a step: two int64 [share]."""
-        epoch, index = self.deal.visits(self.seed, step, self.batch)
-        return epoch[self._rows], index[self._rows]
+    def __call__(self, step: int, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(epoch, index) of the share's examples at a step, or of its rows from ``start`` to ``stop``: two int64."""
+        stop = self.share if stop is None else min(stop, self.share)
+        return self.deal.visits(self.seed, step, self.batch, slice(self._first + start, self._first + stop))
 
 
 def deal_of(data: Data, dataset: Examples, root: Path | None = None) -> Deal:

@@ -39,16 +39,18 @@ def _permute(value: np.ndarray, key: np.ndarray, size: int) -> np.ndarray:
     a = max(1, math.isqrt(size - 1) + 1)
     a, b = np.uint64(a), np.uint64(-(-size // a))
 
-    def once(x: np.ndarray, key: np.ndarray) -> np.ndarray:
+    keys = _hash(key, np.arange(_ROUNDS)[:, None])  # of the rounds
+
+    def once(x: np.ndarray, keys: np.ndarray) -> np.ndarray:
         left, right = x // b, x % b
         for step in range(0, _ROUNDS, 2):
-            left = (left + _hash(key, step, right) % a) % a
-            right = (right + _hash(key, step + 1, left) % b) % b
+            left = (left + _mix((keys[step] ^ right) + _GOLDEN) % a) % a
+            right = (right + _mix((keys[step + 1] ^ left) + _GOLDEN) % b) % b
         return left * b + right
 
-    value = once(value, key)
+    value = once(value, keys)
     while (outside := np.flatnonzero(value >= size)).size:
-        value[outside] = once(value[outside], key[outside])
+        value[outside] = once(value[outside], keys[:, outside])
     return value
 
 

@@ -5,10 +5,10 @@ ArrayRecord keeps a checksum of every chunk: a flipped bit costs the records of 
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import accumulate
 
 _FAULTS = (RuntimeError, ValueError, IndexError)
 
@@ -34,28 +34,49 @@ class Records:
 
     def __init__(self, pieces: Sequence[Piece]):
         self._pieces = [piece for piece in pieces if piece.take]
-        self._ends = np.cumsum([piece.take for piece in self._pieces], dtype=np.int64)
+        self._ends = [*accumulate(piece.take for piece in self._pieces)]
         self._readers: dict[int, object] = {}
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if self._pieces else 0
+        return self._ends[-1] if self._ends else 0
 
     def read(self, indices: Sequence[int]) -> list[bytes | Damaged]:
         """The records at ``indices`` (0 ... len - 1, repetitions allowed), in that order.
 
         Raises FileNotFoundError where a file is gone.
         """
-        index = np.asarray(indices, np.int64)
-        files = np.searchsorted(self._ends, index, side="right")
-        out: list[bytes | Damaged] = [b""] * len(index)
-        for number in np.unique(files).tolist():
-            piece, where = self._pieces[number], np.flatnonzero(files == number)
-            local = index[where] - (self._ends[number] - piece.take) + piece.skip
-            reader = self._reader(number)
-            for place, one, record in zip(where, local.tolist(), _runs(reader, piece.path, local)):
-                # a file cut at a multiple of 64 KiB opens, and gives empty records
-                out[place] = record or Damaged(f"record {one} of {piece.path} is empty")
+        out: list[bytes | Damaged] = []
+        for number, local in self._runs(indices):
+            out.extend(self._run(number, local))
         return out
+
+    def _runs(self, indices: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """The indices cut into rows of neighbours in a file, each with the file's number, counted from its beginning.
+
+        One call reads such a row; for scattered records, which share no block, the reader takes twice as long together
+        as one after the other. Plain Python: for the few records of a call NumPy takes longer.
+        """
+        number, run = -1, []
+        for index in map(int, indices):
+            of = bisect_right(self._ends, index)
+            local = index - self._ends[of] + self._pieces[of].take + self._pieces[of].skip
+            if run and (of != number or local != run[-1] + 1):
+                yield number, run
+                run = []
+            number = of
+            run.append(local)
+        if run:
+            yield number, run
+
+    def _run(self, number: int, local: list[int]) -> Iterator[bytes | Damaged]:
+        reader, path = self._reader(number), self._pieces[number].path
+        try:
+            found = reader.read(local)
+        except _FAULTS:  # one of them, which fails all
+            found = [_alone(reader, path, one) for one in local]
+        for one, record in zip(local, found):
+            # a file cut at a multiple of 64 KiB opens, and gives empty records
+            yield record or Damaged(f"record {one} of {path} is empty")
 
     def _reader(self, number: int):
         if number not in self._readers:
@@ -66,16 +87,6 @@ class Records:
                 raise FileNotFoundError(f"the data set lacks its file {path}: copy it again, or build it anew")
             self._readers[number] = array_record_module.ArrayRecordReader(path)
         return self._readers[number]
-
-
-def _runs(reader, path: str, local: np.ndarray) -> Iterator[bytes | Damaged]:
-    """The records at ``local``, one call for each row of neighbours: for scattered ones, which share no block, the
-    reader takes twice as long together as one after the other."""
-    for run in np.split(local, np.flatnonzero(np.diff(local) != 1) + 1):
-        try:
-            yield from reader.read(run.tolist())
-        except _FAULTS:  # one of them, which fails all
-            yield from (_alone(reader, path, one) for one in run.tolist())
 
 
 def _alone(reader, path: str, index: int) -> bytes | Damaged:

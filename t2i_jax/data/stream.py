@@ -1,10 +1,10 @@
 """Batches of data that does not fit memory: a tf.data pipeline reads by index, decodes and resizes some steps ahead.
 
-Each step is one element of a tf.data range. Its records are read in one go; then every picture is decoded by one of as
-many threads as there are cores, into the place in the batch that it will have. libjpeg-turbo and Pillow let go of
-Python's lock while they work, so the threads do; TensorFlow's own decoder takes a fifth longer, and gives other pixels
-than those that memory.py shows. An unusable example is replaced by another (``Deal.stand_ins``). All of it is a
-function of the step, so every process and every repetition sees the same.
+An element is a piece of a step: as many rows as make some megabytes of pixels. One thread makes all of it, reads its
+records, decodes every picture into the place in the batch that it will have, draws and encodes the captions; there are
+as many threads as cores. libjpeg-turbo and Pillow let go of Python's lock while they work. (TensorFlow's own decoder
+takes a fifth longer, and gives other pixels than those that memory.py shows.) An unusable example is replaced by
+another (``Deal.stand_ins``). All of it is a function of the step, so every process and every repetition sees the same.
 """
 
 import contextlib
@@ -12,9 +12,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
-from itertools import chain
 
 import numpy as np
 
@@ -28,10 +26,10 @@ from t2i_jax.data.pictures import BadPicture
 from t2i_jax.data.settings import Data
 from t2i_jax.text.tokenizer import Tokenizer
 
-_AHEAD = 3
-"""Steps that are under way at once."""
-_PIECE = 8
-"""Pictures that a thread takes at once."""
+_PIECE = 64
+"""Pictures that a thread makes in one go, at most."""
+_PIXELS = 16 * 2**20
+"""Bytes of them, at most: on a host of a hundred cores as many pieces are under way."""
 
 
 class Stream(Iterator):
@@ -43,58 +41,61 @@ class Stream(Iterator):
     ):  # fmt: skip
         self._data, self._dataset, self._share = data, dataset, shares.share
         self._images, self._first, self._next = images, step, step
-        self._pictures = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "pictures")
-        self._make = _Maker(data, dataset, tokenizer, shares, self._pictures if images else None)
+        self._make = _Maker(data, dataset, tokenizer, shares, images)
         self.bad: dict[int, str] = {}
         self._unusable = unusable
         # TensorFlow's threads call Python: they must be gone before the interpreter is, or it aborts at exit
         self._ahead: list[Iterator] = []
-        weakref.finalize(self, _end, self._ahead, self._pictures)
+        weakref.finalize(self, self._ahead.clear)
 
     def close(self) -> None:
         """End the threads that read ahead."""
-        _end(self._ahead, self._pictures)
+        self._ahead.clear()
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = self._read() if self._images else self._make(self._next)
+        step = self._next
+        pieces = self._read() if self._images else [self._make(step, 0, self._share)]
+        batch = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        if self._images:
+            batch["image"] = self._make.images.pop(step)
         self._next += 1
-        if new := self._make.bad.pop(self._next - 1, None):
+        if new := self._make.bad.pop(step, None):
             self.bad |= new
             self._unusable(new)
         steps = max(self._next - self._first, 100)  # one bad example in the first batch is no reason to stop
         check_bad(self._data, self._dataset, self.bad, steps * self._share)
         return batch
 
-    def _read(self) -> dict[str, np.ndarray]:
+    def _read(self) -> list[dict[str, np.ndarray]]:
         if not self._ahead:
             self._ahead.append(pipeline(self._make, self._next).as_numpy_iterator())
         try:
-            return next(self._ahead[0])
+            return [next(self._ahead[0]) for _ in range(self._make.pieces)]
         except tensorflow().errors.OpError:
             self._ahead.clear()
-            self._make(self._next)  # raises what stopped it, in Python's own words
+            self._make(self._next, 0, self._share)  # raises what stopped it, in Python's own words
             raise
 
 
-def pipeline(make: Callable[[int], dict[str, np.ndarray]], step: int):
-    """The tf.data.Dataset of the batches that ``make`` makes, from ``step`` on and in order, some ahead of the reader.
+def pipeline(make: "_Maker", step: int):
+    """The tf.data.Dataset of the pieces that ``make`` makes, from ``step`` on and in order, some ahead of the reader.
 
     ``make`` must not hold the reader, whose end it would keep from coming.
     """
     tf = tensorflow()
-    types = {"tokens": tf.int32, "index": tf.int32, "caption": tf.int32, "flipped": tf.bool, "image": tf.uint8}
+    types = {"tokens": tf.int32, "index": tf.int32, "caption": tf.int32, "flipped": tf.bool}
 
-    def read(step: np.int64) -> list[np.ndarray]:
-        batch = make(int(step))
-        return [batch[name] for name in types]
+    def read(number: np.int64) -> list[np.ndarray]:
+        step, piece = divmod(int(number), make.pieces)
+        found = make(step, piece * make.rows, (piece + 1) * make.rows)
+        return [found[name] for name in types]
 
-    steps = tf.data.Dataset.range(step, np.iinfo(np.int64).max)
-    batches = steps.map(
-        lambda step: dict(zip(types, tf.numpy_function(read, [step], [*types.values()]))),
-        num_parallel_calls=_AHEAD,
+    pieces = tf.data.Dataset.range(step * make.pieces, np.iinfo(np.int64).max).map(
+        lambda number: dict(zip(types, tf.numpy_function(read, [number], [*types.values()]))),
+        num_parallel_calls=len(os.sched_getaffinity(0)) + 1,  # one is ready when a thread ends its piece
         deterministic=True,
     )
-    return batches.prefetch(1)
+    return pieces.prefetch(make.pieces)
 
 
 @cache
@@ -108,39 +109,43 @@ def tensorflow():
 
 
 class _Maker:
-    """A step's batch; ``bad`` has, by step, the examples that had to be replaced."""
+    """Pieces of steps. Their pictures are put into the step's array in ``images``; ``bad`` has, by step, the examples
+    that had to be replaced. Whoever has all pieces of a step takes both out."""
 
-    def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, pool: Executor | None):
-        self._data, self._dataset, self._tokenizer, self._shares, self._pool = data, dataset, tokenizer, shares, pool
+    def __init__(self, data: Data, dataset: Examples, tokenizer: Tokenizer, shares: Shares, images: bool):
+        self._data, self._dataset, self._tokenizer, self._shares = data, dataset, tokenizer, shares
+        self._with_images = images
+        largest = max(math.prod(shape) for shape in shares.deal.shapes) * 3
+        self.rows = min(max(1, _PIXELS // largest), _PIECE, shares.share)
+        self.pieces = -(-shares.share // self.rows)
+        self.images: dict[int, np.ndarray] = {}
         self.bad: dict[int, dict[int, str]] = {}
 
-    def __call__(self, step: int) -> dict[str, np.ndarray]:
-        epoch, index = self._shares(step)
+    def __call__(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Rows from ``start`` to ``stop`` of the share of a step, without their pictures."""
+        deal = self._shares.deal
+        epoch, index = self._shares(step, start, stop)
         records, bad = self._dataset.records(index), {}
-        batch = self._texts(epoch, index, records)
-        shape = self._shares.deal.shapes[self._shares.deal.bucket(step)]
-        images = _aligned((len(index), *shape, 3)) if self._pool else None
+        batch, images = self._texts(epoch, index, records), None
+        if self._with_images:
+            whole = (self._shares.share, *deal.shapes[deal.bucket(step)], 3)
+            images = self.images.setdefault(step, np.empty(whole, np.uint8))[start:stop]
 
         def place(row: int) -> str | None:
             return self._fault(records[row], images, row, bool(batch["flipped"][row]))
 
-        def piece(start: int) -> list[str | None]:
-            return [place(row) for row in range(start, min(start + _PIECE, len(index)))]
-
-        run = self._pool.map if self._pool else map
-        faults = chain.from_iterable(run(piece, range(0, len(index), _PIECE)))
-        failed = {row: fault for row, fault in enumerate(faults) if fault}
+        failed = {row: fault for row in range(len(index)) if (fault := place(row))}
         for row, fault in failed.items():
             bad[records[row]["index"]] = fault
             out = None if images is None else images[row]
-            records[row] = stand_in(self._dataset, self._shares.deal, records[row]["index"], out, bad)
+            records[row] = stand_in(self._dataset, deal, records[row]["index"], out, bad)
         if failed:  # other captions, of which another may be drawn, and which may forbid a flip
             batch = self._texts(epoch, index, records)
             for row in failed:
                 place(row)
         if bad:
-            self.bad[step] = bad
-        return batch if images is None else batch | {"image": images}
+            self.bad.setdefault(step, {}).update(bad)
+        return batch
 
     def _fault(self, record: dict, images: np.ndarray | None, row: int, flip: bool) -> str | None:
         """Put a record's picture into its row; what is wrong with it, if anything is."""
@@ -166,16 +171,3 @@ class _Maker:
             "caption": caption.astype(np.int32),
             "flipped": choose_flips(seed, epoch, index, allowed),
         }
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 array that begins at a multiple of 64 bytes, which TensorFlow takes as it is; any other it copies."""
-    size = math.prod(shape)
-    room = np.empty(size + 63, np.uint8)
-    start = -room.ctypes.data % 64
-    return room[start : start + size].reshape(shape)
-
-
-def _end(ahead: list[Iterator], pictures: Executor) -> None:
-    ahead.clear()
-    pictures.shutdown(wait=False, cancel_futures=True)

@@ -173,6 +173,17 @@ def test_processes_replace_bad_examples_alike(mixed):
         assert_same(joined([share[step] for share in shares]), batch)
 
 
+@pytest.mark.parametrize("rows, pixels", [(3, 2**24), (64, 5 * 16 * 16 * 3), (64, 1)])
+def test_a_step_in_pieces_is_the_step_in_one(rows, pixels, mixed, monkeypatch):
+    data, hurt = dataclasses.replace(STREAM, max_bad=0.5), damage(mixed, BROKEN)
+    whole, told = take(data, hurt, 8), {}
+    monkeypatch.setattr("t2i_jax.data.stream._PIECE", rows)
+    monkeypatch.setattr("t2i_jax.data.stream._PIXELS", pixels)
+    for one, cut in zip(whole, take(data, hurt, 8, unusable=told.update), strict=True):
+        assert_same(one, cut)
+    assert told.keys() == BROKEN.keys()
+
+
 @MEMORY_AND_STREAM
 def test_too_many_bad_examples_stop_the_run_with_a_report(data, mixed):
     hurt = damage(mixed, dict.fromkeys(range(0, 36, 3), b"rubbish"))
