@@ -4,6 +4,10 @@
 """
 
 import importlib
+import os
+
+# etils.epath asks once, at its first use. TensorFlow, which it prefers, opens gs:// alone, and takes seconds to import.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 __version__ = "0.1.0"
 __all__ = ["DallE2", "load_dataset", "train"]

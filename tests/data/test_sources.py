@@ -1,13 +1,16 @@
 import io
+import itertools
 import json
 import struct
 import tarfile
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -319,6 +322,57 @@ def test_paths_of_epath_and_of_the_user_are_opened(tmp_path, monkeypatch):
     tar_of(tmp_path / "home" / "x.tar", sample(1))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert len(read(epath.Path(tmp_path / "home"))[0]) == len(read("~/x.tar")[0]) == 1
+
+
+class ObjectStore(MemoryFileSystem):
+    """What etils.epath opens as s3://, in memory."""
+
+    protocol = "s3"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("s3:/"))
+
+
+@pytest.fixture
+def bucket():
+    """Puts a folder into an object store and gives its address there."""
+    fsspec.register_implementation("s3", ObjectStore, clobber=True)
+    store, number = ObjectStore(), itertools.count()
+
+    def upload(folder) -> str:
+        name = f"/bucket-{next(number)}"
+        store.put(f"{folder}/", f"{name}/", recursive=True)
+        return f"s3:/{name}"
+
+    yield upload
+    store.store.clear()
+
+
+@pytest.mark.parametrize("kind", ["folder", "metadata", "tar", "tfrecord", "parquet"])
+def test_a_source_in_an_object_store_reads_as_on_disk(kind, bucket, tmp_path):
+    home, rows = tmp_path / "home", [{"image": picture(i), "caption": f"thing {i}"} for i in range(3)]
+    home.mkdir()
+    if kind in ("folder", "metadata"):
+        lines = [json.dumps({"file_name": f"in/{i}.png", "text": f"thing {i}"}) for i in range(3)]
+        fill(home / "in", {f"{i}.png": row["image"] for i, row in enumerate(rows)})
+        fill(home, {"metadata.jsonl": "\n".join(lines)} if kind == "metadata" else {})
+        fill(home / "in", {f"{i}.txt": row["caption"] for i, row in enumerate(rows)} if kind == "folder" else {})
+    elif kind == "tar":
+        tar_of(home / "0.tar", sample(0) | sample(1) | sample(2))
+    elif kind == "tfrecord":
+        tfrecord_of(home / "0.tfrecord", [serialize(row) for row in rows])
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), home / "0.parquet")
+    address = bucket(home)
+    assert read(address) == read(home)
+    there, here = build(address, tmp_path / "there", name="set"), build(home, tmp_path / "here", name="set")
+    assert there["splits"] == here["splits"] and here["splits"]["train"]["records"] == 3
+
+
+def test_an_object_store_without_its_package_is_told_by_the_packages_name():
+    with pytest.raises(ValueError, match=r"gs://shelf/pictures can't be opened: .*gcsfs"):
+        source_of("gs://shelf/pictures")
 
 
 @pytest.mark.parametrize("name, split", [

@@ -4,8 +4,8 @@
     for unit in source.units():
         for where, item in source.read(unit):        # a Raw, or a BadPicture that says why not
 
-Local paths, and all that etils.epath opens (gs://, s3:// with the packages that these need). A source is cut into
-units, which depend on its content alone, so that processes or machines can share the work and always agree.
+Local paths, and all that etils.epath opens (gs://, s3://, az://, hf:// with the packages that these need). A source
+is cut into units, which depend on its content alone, so that processes or machines can share the work and always agree.
 """
 
 import os
@@ -27,7 +27,11 @@ __all__ = ["Raw", "Source", "Unit", "source_of"]
 def source_of(path: str | os.PathLike) -> Source:
     """The source that ``path`` is. Raises FileNotFoundError or ValueError, naming it, where it is none."""
     path = epath.Path(path).expanduser()
-    if not path.exists():
+    try:
+        found = path.exists()
+    except ImportError as error:
+        raise ValueError(f"{path} can't be opened: {error} (pip install it beside t2i_jax)") from error
+    if not found:
         raise FileNotFoundError(f"no such folder or file: {path}")
     if not path.is_dir():
         if kind := _kind(path.name):
