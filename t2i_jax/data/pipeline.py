@@ -63,7 +63,8 @@ def batches(
     check_bad(data, dataset, found.bad, len(dataset))
     if found.bad and process_index == 0:
         unusable(found.bad)
-    return _from_memory(Table(data, found.captions, tokenizer), shares, start_step, found if images else None)
+    table = Table(data, found.captions, tokens_of(data, found.captions, tokenizer))
+    return _from_memory(table, shares, start_step, found if images else None)
 
 
 def _from_memory(table: "Table", shares: Shares, step: int, found: Decoded | None) -> Iterator[dict[str, np.ndarray]]:
@@ -80,13 +81,23 @@ def _from_memory(table: "Table", shares: Shares, step: int, found: Decoded | Non
         step += 1
 
 
-class Table:
-    """Tokens of all texts of a split and what may be flipped, for reading rows by visit."""
+def tokens_of(data: Data, captions: list[list[str]], tokenizer: Tokenizer) -> np.ndarray:
+    """The tokens of every text that a visit may see, example by example: int32 [texts, context]."""
+    return tokenizer([text for row in captions for text in texts_of(row, data.keyword_probability > 0)], data.context)
 
-    def __init__(self, data: Data, captions: list[list[str]], tokenizer: Tokenizer):
-        texts = [texts_of(row, data.keyword_probability > 0) for row in captions]
-        self._tokens = tokenizer([text for row in texts for text in row], data.context)
-        self._first = np.cumsum([0, *map(len, texts)])[:-1]
+
+def first_texts(data: Data, captions: list[list[str]]) -> np.ndarray:
+    """Which row of ``tokens_of`` is the first of each example: int64 [examples]."""
+    forms = 2 if data.keyword_probability > 0 else 1
+    return np.cumsum([0, *(forms * len(row) for row in captions)])[:-1]
+
+
+class Table:
+    """Tokens of all texts of a split (``tokens_of``) and what may be flipped, for reading rows by visit."""
+
+    def __init__(self, data: Data, captions: list[list[str]], tokens: np.ndarray):
+        self._tokens = tokens
+        self._first = first_texts(data, captions)
         self._count = np.array([len(row) for row in captions])
         self._may_flip = np.array([data.flip and may_flip(row) for row in captions])
         self._data = data

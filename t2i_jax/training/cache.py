@@ -24,10 +24,10 @@ import numpy as np
 
 from t2i_jax.data.checks import check_bad, check_captions
 from t2i_jax.data.deal import Shares
-from t2i_jax.data.pipeline import Table
+from t2i_jax.data.pipeline import Table, tokens_of
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.appender import say
-from t2i_jax.training.features import CHUNK, Store, program_digest, stored
+from t2i_jax.training.features import CHUNK, Store, program_of, stored
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.views import ImageViews, TextViews, stand_ins
 from t2i_jax.types import Params
@@ -38,11 +38,14 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 class Cache:
     """The features of one stage on one data set."""
 
-    def __init__(self, stage: Stage, inputs: Inputs, shapes: dict[str, Shapes], parts: dict[str, Any], root: Path):
+    def __init__(
+        self, stage: Stage, inputs: Inputs, shapes: dict[str, Shapes], parts: dict[str, Any], tokens: np.ndarray,
+        root: Path,
+    ):  # fmt: skip
         self.stage, self.inputs, self.root = stage, inputs, root
         self.shapes = shapes
         """For each kind that is kept, "image" and perhaps "text": its features' shapes as a batch brings them."""
-        self._parts = parts
+        self._parts, self._tokens = parts, tokens
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
 
     @classmethod
@@ -56,25 +59,25 @@ class Cache:
         cache: each would have to compute the whole of it. Nor do buckets, whose features differ in shape. Raises
         ValueError for captions longer than the context.
         """
+        if jax.process_count() > 1 or inputs.data.buckets:
+            return None
         batch, captions = inputs.shapes(), inputs.dataset.captions
-        image = jax.eval_shape(stage.image_features, frozen, batch["image"])
-        if not image or jax.process_count() > 1 or inputs.data.buckets:
+        programs, shapes = {}, {}
+        programs["image"], image = program_of(stage.image_features, frozen, batch["image"])
+        if not image:
             return None
         check_captions(inputs.data, inputs.dataset, range(len(captions)), captions, inputs.tokenizer)
         room = limit_gb * 2**30 - _bytes(image, len(ImageViews.of(inputs.data, captions)))
         if room < 0:
             return None
-        shapes = {"image": image}
-        text = jax.eval_shape(stage.text_features, frozen, batch["tokens"])
-        if text and _bytes(text, len(TextViews.of(inputs.data, captions, inputs.tokenizer))) <= room:
-            shapes["text"] = text
-        programs = {
-            "image": program_digest(stage.image_features, frozen, batch["image"]),
-            "text": program_digest(stage.text_features, frozen, batch["tokens"]) if "text" in shapes else "",
-        }
+        shapes["image"] = image
+        digest, text = program_of(stage.text_features, frozen, batch["tokens"])
+        tokens = tokens_of(inputs.data, captions, inputs.tokenizer)
+        if text and _bytes(text, len(TextViews.of(inputs.data, captions, tokens))) <= room:
+            programs["text"], shapes["text"] = digest, text
         parts = {"made_from": made_from, "programs": programs}
         kept = {kind: {name: stored(leaf) for name, leaf in leaves.items()} for kind, leaves in shapes.items()}
-        return cls(stage, inputs, kept, parts, root)
+        return cls(stage, inputs, kept, parts, tokens, root)
 
     def fill(self, frozen: dict[str, Params], mesh: jax.sharding.Mesh) -> "Cache":
         """Compute what is not on disk yet, with ``frozen`` on the devices, and open it; returns itself."""
@@ -99,9 +102,10 @@ class Cache:
         stand_in = stand_ins(self.inputs.deal, len(dataset), bad)
         captions = [captions[index] for index in stand_in]
         self._image_views = views.replaced(stand_in)
-        self._table = Table(data, captions, self.inputs.tokenizer)
+        tokens = tokens_of(data, captions, self.inputs.tokenizer) if bad else self._tokens
+        self._table = Table(data, captions, tokens)
         if "text" in self.shapes:
-            self._text_views = TextViews.of(data, captions, self.inputs.tokenizer)
+            self._text_views = TextViews.of(data, captions, tokens)
             key = {
                 "kind": "text", "program": self._parts["programs"]["text"], "frozen": frozen_digests,
                 "views": self._text_views.digest,

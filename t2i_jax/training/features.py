@@ -123,8 +123,14 @@ def stored(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, np.dtype(np.float16) if narrow else leaf.dtype)
 
 
-def program_digest(function: Function, frozen: dict[str, Params], batch: jax.ShapeDtypeStruct) -> str:
-    """SHA-256 of the program that JAX makes of ``function`` for ``CHUNK`` views: its code and every constant in it."""
+def program_of(
+    function: Function, frozen: dict[str, Params], batch: jax.ShapeDtypeStruct
+) -> tuple[str, dict[str, jax.ShapeDtypeStruct]]:
+    """SHA-256 of the program that JAX makes of ``function`` for ``CHUNK`` views, its code and every constant in it, and
+    the shapes of its features for ``batch``."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), frozen)
     views = jax.ShapeDtypeStruct((CHUNK, *batch.shape[1:]), batch.dtype)
-    return hashlib.sha256(jax.jit(function).lower(shapes, views).as_text().encode()).hexdigest()
+    lowered = jax.jit(function).lower(shapes, views)
+    digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+    of_batch = lambda leaf: jax.ShapeDtypeStruct((batch.shape[0], *leaf.shape[1:]), leaf.dtype)
+    return digest, {name: of_batch(leaf) for name, leaf in lowered.out_info.items()}

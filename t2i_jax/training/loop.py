@@ -80,7 +80,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         batches = cache.fill(frozen, mesh).batches if cache else inputs.batches
         upcoming = batches(number)
         with goodput.part("compile"):
-            step = program.compile(key)
+            step = program.compile()
             barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
         watchdog = Watchdog(experiment.limits.watchdog_s, paths.stacks(jax.process_index()))
 

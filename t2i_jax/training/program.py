@@ -40,17 +40,15 @@ class Program:
     """Floating-point operations of one step, on all devices together."""
     kernel_flops: int
     """Those among them that hand-written kernels do, where no compiler counts them."""
-    batches: tuple[Batch | dict[str, Any], ...] = ()
-    """Shapes of the batches that the steps get: one for each shape of the pictures."""
+    traced: Mapping[tuple[int, ...], jax.stages.Traced]
+    """The step as traced for each shape of a batch's pictures."""
 
-    def compile(self, key: jax.Array) -> Callable:
+    def compile(self) -> Callable:
         """The step, compiled for every shape of a batch before the first one comes, so that no step waits for it."""
-        batches = self.batches or (self.batch,)
-        steps = [self.step.lower(self.state, self.frozen, key, batch).compile() for batch in batches]
+        steps = {shape: traced.lower().compile() for shape, traced in self.traced.items()}
         if len(steps) == 1:
-            return steps[0]
-        by_shape = {batch["image"].shape: step for batch, step in zip(batches, steps)}
-        return lambda state, frozen, key, batch: by_shape[batch["image"].shape](state, frozen, key, batch)
+            return next(iter(steps.values()))
+        return lambda state, frozen, key, batch: steps[batch["image"].shape](state, frozen, key, batch)
 
     def place_frozen(self, frozen: dict[str, Params]) -> dict[str, Params]:
         """The frozen parameters on the devices."""
@@ -104,11 +102,11 @@ def build(
     begin = jax.jit(init, out_shardings=where)
     if not images or "image" not in inputs:
         images = {batch["image"].shape: 1.0}
-    batches, flops, kernels = [], 0.0, 0.0
+    traced, flops, kernels = {}, 0.0, 0.0
     for shape, share in images.items():
-        batches.append(inputs | ({"image": reshaped(inputs["image"], shape)} if "image" in inputs else {}))
+        shaped = inputs | ({"image": reshaped(inputs["image"], shape)} if "image" in inputs else {})
         try:
-            jaxpr = jitted.trace(state, frozen, key, batches[-1]).jaxpr.jaxpr
+            traced[shape] = jitted.trace(state, frozen, key, shaped)
         except (TypeError, ValueError) as error:
             if len(images) == 1 and shape == batch["image"].shape:
                 raise
@@ -116,8 +114,9 @@ def build(
                 f"the stage {stage.name!r} can't take pictures {shape[1]} high and {shape[2]} wide, which data.buckets "
                 f"asks for: {error}"
             ) from error
+        jaxpr = traced[shape].jaxpr.jaxpr
         flops, kernels = flops + share * count_jaxpr(jaxpr), kernels + share * count_kernels(jaxpr)
-    return Program(state, frozen, inputs, begin, jitted, round(flops), round(kernels), tuple(batches))
+    return Program(state, frozen, inputs, begin, jitted, round(flops), round(kernels), traced)
 
 
 def reshaped(image: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

@@ -11,9 +11,9 @@ from t2i_jax.data import Data
 from t2i_jax.data.deal import Deal
 from t2i_jax.data.memory import replacement, usable
 from t2i_jax.data.mixture import Examples
-from t2i_jax.data.ops import may_flip, texts_of
+from t2i_jax.data.ops import may_flip
 from t2i_jax.data.pictures import BadPicture
-from t2i_jax.text import Tokenizer
+from t2i_jax.data.pipeline import first_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +82,10 @@ class TextViews:
     """int64 [texts]: row of each text."""
 
     @classmethod
-    def of(cls, data: Data, captions: list[list[str]], tokenizer: Tokenizer) -> "TextViews":
-        texts = [texts_of(row, data.keyword_probability > 0) for row in captions]
-        tokens = tokenizer([text for row in texts for text in row], data.context)
+    def of(cls, data: Data, captions: list[list[str]], tokens: np.ndarray) -> "TextViews":
+        """``tokens``: those of the captions, as ``pipeline.tokens_of`` gives them."""
         unique, row = np.unique(tokens, axis=0, return_inverse=True)
-        return cls(unique, np.cumsum([0, *map(len, texts)])[:-1], row.reshape(-1))
+        return cls(unique, first_texts(data, captions), row.reshape(-1))
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -92,7 +92,7 @@ def test_a_step_in_a_bucket_is_the_plain_step_on_pictures_of_that_shape(data, tm
     images = {(8, 16, 16, 3): 0.75, (8, 8, 24, 3): 0.25}
     with jax.set_mesh(mesh):
         program = build_program(one, mesh, {}, square, {}, images)
-        step = program.compile(jax.random.key(0))
+        step = program.compile()
         plain = jax.jit(program.step)
         for shape in images:
             batch = toy_batch(8, 16) | {"image": jax.numpy.ones(shape, np.uint8)}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from t2i_jax.data import Data, load_dataset
-from t2i_jax.data.pipeline import batches
+from t2i_jax.data.pipeline import batches, tokens_of
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.text import Tokenizer
 from t2i_jax.training.cache import Cache
-from t2i_jax.training.features import program_digest, stored
+from t2i_jax.training.features import program_of, stored
 from t2i_jax.training.frozen import digest
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.unusable import Unusable
@@ -95,16 +95,17 @@ def test_another_parameter_code_picture_or_caption_has_another_directory(inputs,
     assert len(directories(unflipped, frozen, tmp_path / "flip") - before) == 1
 
 
-def test_the_same_function_has_the_same_program_digest_and_a_constant_counts(frozen):
+def test_the_same_function_has_the_same_digest_of_its_program_and_a_constant_counts(frozen):
     shape = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.uint8)
 
     def scaled(table):
         return lambda frozen, image: {"x": image.mean((1, 2)) * jnp.asarray(table)}
 
     table = np.arange(3.0, dtype=np.float32)
-    one = program_digest(scaled(table), frozen, shape)
-    assert one == program_digest(scaled(table.copy()), frozen, shape)
-    assert one != program_digest(scaled(table + 1.0), frozen, shape)
+    one, features = program_of(scaled(table), frozen, shape)
+    assert features == {"x": jax.ShapeDtypeStruct((8, 3), jnp.float32)}
+    assert one == program_of(scaled(table.copy()), frozen, shape)[0]
+    assert one != program_of(scaled(table + 1.0), frozen, shape)[0]
 
 
 def test_an_interrupted_write_is_not_a_cache(inputs, frozen, tmp_path, monkeypatch):
@@ -153,7 +154,8 @@ def test_a_usable_example_stands_in_for_a_bad_one_with_its_caption(inputs):
 
 
 def test_text_views_find_the_row_of_every_text(inputs):
-    views = TextViews.of(DATA, [["a red apple", "apple"], ["apple"]], inputs.tokenizer)
+    captions = [["a red apple", "apple"], ["apple"]]
+    views = TextViews.of(DATA, captions, tokens_of(DATA, captions, inputs.tokenizer))
     assert len(views) < 6
     rows = views.rows(np.array([0, 0, 1]), np.array([0, 1, 0]))
     np.testing.assert_array_equal(views.tokens[rows], inputs.tokenizer(["a red apple", "apple", "apple"], 64))
