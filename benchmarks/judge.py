@@ -185,8 +185,7 @@ def main() -> None:
     args = parser.parse_args()
     models = {run: DallE2.load(run) for run in args.runs}
     if args.guidance is not None:
-        guided = lambda model: dataclasses.replace(model.decoder, guidance=Guidance(args.guidance))
-        models = {run: model.replace(decoder=guided(model)) for run, model in models.items()}
+        models = {run: model.guided(args.guidance) for run, model in models.items()}
     train = Pictures.of("train")
     things, style = Things(train), Style(train)
     for split in ("train", "val_pair"):

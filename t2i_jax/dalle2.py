@@ -123,6 +123,14 @@ class DallE2:
         """The same weights with other values in a stage, e.g. another sampler or guidance."""
         return dataclasses.replace(self, **stages)
 
+    def guided(self, scale: float) -> "DallE2":
+        """The same weights with another scale in the decoder's guidance; nothing is compiled anew, but for 1."""
+        guidance = dataclasses.replace(self.decoder.guidance, scale=scale)
+        model = self.replace(decoder=dataclasses.replace(self.decoder, guidance=guidance))
+        if self.decoder.guidance.guides and guidance.guides:
+            vars(model)["painter"] = self.painter
+        return model
+
     def __call__(self, captions: str | list[str], n: int = 1, seed: int = 0, best_of: int = 1) -> np.ndarray:
         """``n`` pictures a caption: uint8 [n * len(captions), h, w, 3], the n of a caption side by side in order.
 
@@ -132,7 +140,9 @@ class DallE2:
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         repeated = [caption for caption in captions for _ in range(n * best_of)]
-        images = self._batched(repeated, lambda tokens, key: self.painter(self.params, tokens, key), seed)
+        guidance = self.decoder.guidance
+        scale = np.float32(guidance.scale) if guidance.guides else None
+        images = self._batched(repeated, lambda tokens, key: self.painter(self.params, tokens, key, scale), seed)
         if best_of == 1:
             return images
         found = self.clip_embed_images(images).reshape(len(captions), n * best_of, -1)
@@ -192,14 +202,20 @@ class DallE2:
 
     @cached_property
     def painter(self) -> Callable:
-        """(params, tokens int32 [b, context], key) -> uint8 [b, h, w, 3]: all that a caption goes through, jitted."""
+        """(params, tokens int32 [b, context], key) -> uint8 [b, h, w, 3]: all that a caption goes through, jitted.
 
-        def paint(params, tokens, key):
+        A fourth argument is the scale of the decoder's guidance, in place of its own.
+        """
+
+        def paint(params, tokens, key, scale=None):
+            guidance = self.decoder.guidance
+            guidance = guidance if scale is None else dataclasses.replace(guidance, scale=scale)
+            decoder = dataclasses.replace(self.decoder, guidance=guidance)
             prior_key, decoder_key, upsampler_key = jax.random.split(key, 3)
             condition = self._condition(params, tokens, prior_key)
             factor = self.decoder.factor * (self.second.factor if self.second else 1)
             side = self.image_size // factor // self.vae.model.factor
-            small = self.decoder.sample(params["decoder"], decoder_key, condition, side)
+            small = decoder.sample(params["decoder"], decoder_key, condition, side)
             condition["large"] = self.upsampler.enlarged(params["vae"], small)
             latent = self.upsampler.sample(params["upsampler"], upsampler_key, condition)
             if self.second:

@@ -1,13 +1,11 @@
 """A trained cascade's pictures for captions, into a file: what ``t2i sample`` and ``t2i demo`` do."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
 from t2i_jax.dalle2 import DallE2
-from t2i_jax.diffusion.guidance import Guidance
 from t2i_jax.parallel.hosts import join, leader
 from t2i_jax.training.sheet import sheet
 
@@ -29,7 +27,7 @@ def paint(
     join()
     model = DallE2.load(run)
     if guidance is not None:
-        model = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(guidance)))
+        model = model.guided(guidance)
     images = model(captions, n=n, seed=seed, best_of=best_of)
     if not leader():
         return

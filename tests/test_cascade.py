@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2i_jax.dalle2 import POLISH, SECOND, STAGES, DallE2
-from t2i_jax.diffusion import DPMSolverPP, Euler
+from t2i_jax.diffusion import DPMSolverPP, Euler, Guidance
 from t2i_jax.interop import export_cascade, import_model
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.vae import AutoencoderKL
@@ -88,6 +88,16 @@ def test_the_pictures_that_are_kept_are_those_nearest_to_their_caption(run):
     for own, near, pictures in zip(painted.reshape(2, 6, 64, 64, 3), nearness.reshape(2, 6), kept):
         best = sorted(range(6), key=lambda i: -near[i])[:2]
         np.testing.assert_array_equal(pictures, own[best])
+
+
+def test_another_guidance_paints_what_a_cascade_of_that_guidance_does_without_compiling_anew(run):
+    model = DallE2.load(run)
+    wanted = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(5.0)))
+    stronger, alone = model.guided(5.0), model.guided(1.0)
+    pictures = [m(["a red apple"], seed=1) for m in (model, stronger, alone)]
+    np.testing.assert_array_equal(pictures[1], wanted(["a red apple"], seed=1))
+    assert len({p.tobytes() for p in pictures}) == 3
+    assert stronger.painter is model.painter and model.painter._cache_size() == 1
 
 
 def test_pictures_are_painted_by_the_polished_vae_where_there_is_one(run, tmp_path):

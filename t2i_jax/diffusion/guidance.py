@@ -21,8 +21,14 @@ from t2i_jax.diffusion.process import Data, Denoiser, TimeOf, over
 class Guidance:
     """How far to go beyond the conditional prediction, and at which times ``low <= t <= high``."""
 
-    scale: float = 1.0
+    scale: float | Array = 1.0
+    """A number, or a scalar of a traced program."""
     interval: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def guides(self) -> bool:
+        """Whether there is more to compute than the conditional prediction."""
+        return isinstance(self.scale, Array) or self.scale != 1.0
 
     def mix(self, conditional: Data, unconditional: Data, t: TimeOf) -> Data:
         """The guided x0 from the two clean estimates, [b, ...]."""
@@ -32,7 +38,7 @@ class Guidance:
 
     def __call__(self, conditional: Denoiser, unconditional: Denoiser) -> Denoiser:
         """One denoiser from two; with scale 1 it is the conditional one and the other is never called."""
-        if self.scale == 1.0:
+        if not self.guides:
             return conditional
         return lambda x_t, t: self.mix(conditional(x_t, t), unconditional(x_t, t), t)
 
@@ -42,7 +48,7 @@ class Guidance:
         ``denoise(x_t, t, condition) -> x0``; ``condition`` and ``null`` are trees of the same structure whose leaves
         begin with the batch dimension.
         """
-        if self.scale == 1.0:
+        if not self.guides:
             return lambda x_t, t: denoise(x_t, t, condition)
 
         def double(a: Array, b: Array) -> Array:

@@ -4,7 +4,6 @@ Everything is chosen by seed and the same at every run: which captions are paint
 the retrieval test, the pictures of the report.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ class Cascade(Protocol):
     def clip_embed_texts(self, captions: list[str]) -> np.ndarray: ...
     def prior_embed(self, captions: list[str], seed: int = 0) -> np.ndarray: ...
     def reconstruct(self, images: np.ndarray) -> np.ndarray: ...
-    def replace(self, **stages: Any) -> "Cascade": ...
+    def guided(self, scale: float) -> "Cascade": ...
 
 
 def evaluate(
@@ -117,7 +116,7 @@ def evaluate(
     few = targets[1].choose(sweep_captions, seed)[0]
     say(f"guidance sweep over {', '.join(f'{s:g}' for s in scales)} on {len(few)} captions of {few.split}")
     results["sweep"], pictures = guidance_sweep(
-        lambda scale: guided(model, scale)(few.captions, seed=seed),
+        lambda scale: model.guided(scale)(few.captions, seed=seed),
         scales,
         few,
         model.clip_embed_images,
@@ -131,12 +130,6 @@ def evaluate(
     page = write_report(results, figures, out)
     say(f"report: {page}")
     return results
-
-
-def guided(model: Cascade, scale: float) -> Cascade:
-    """The same cascade with another guidance scale in its decoder."""
-    guidance = dataclasses.replace(model.decoder.guidance, scale=scale)
-    return model.replace(decoder=dataclasses.replace(model.decoder, guidance=guidance))
 
 
 def _spread_out(n: int, k: int) -> np.ndarray:

@@ -49,8 +49,8 @@ class Painter:
     def reconstruct(self, images):
         return np.clip(images.astype(int) + 5, 0, 255).astype(np.uint8)
 
-    def replace(self, **stages):
-        return replace(self, **stages)
+    def guided(self, scale):
+        return replace(self, decoder=Decoder(Guidance(scale)))
 
 
 @pytest.fixture
