@@ -93,10 +93,11 @@ def test_the_pictures_that_are_kept_are_those_nearest_to_their_caption(run):
 def test_another_guidance_paints_what_a_cascade_of_that_guidance_does_without_compiling_anew(run):
     model = DallE2.load(run)
     wanted = model.replace(decoder=dataclasses.replace(model.decoder, guidance=Guidance(5.0)))
-    stronger, plain = (m(["a red apple"], seed=1) for m in (model.guided(5.0), model))
-    np.testing.assert_array_equal(stronger, wanted(["a red apple"], seed=1))
-    assert not np.array_equal(stronger, plain)
-    assert model.painter._cache_size() == 1
+    stronger = model.guided(5.0)
+    pictures, plain = (m(["a red apple"], seed=1) for m in (stronger, model))
+    np.testing.assert_array_equal(pictures, wanted(["a red apple"], seed=1))
+    assert not np.array_equal(pictures, plain)
+    assert stronger.painter is model.painter and model.painter._cache_size() == 1
     assert model.guided(1.0).painter is not model.painter
 
 

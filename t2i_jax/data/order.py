@@ -24,13 +24,17 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def _absorb(state: np.ndarray, word: np.ndarray) -> np.ndarray:
+    return _mix((state ^ word) + _GOLDEN)
+
+
 def _hash(*words: int | np.ndarray) -> np.ndarray:
     """64 bits of the words, which broadcast; negative ones count modulo 2^64."""
     state = np.zeros((1,), np.uint64)
     for word in words:
         word = np.asarray(word)
         word = word.astype(np.uint64) if word.dtype != object else np.asarray(word % 2**64, np.uint64)
-        state = _mix((state ^ word) + _GOLDEN)
+        state = _absorb(state, word)
     return state
 
 
@@ -44,8 +48,8 @@ def _permute(value: np.ndarray, key: np.ndarray, size: int) -> np.ndarray:
     def once(x: np.ndarray, keys: np.ndarray) -> np.ndarray:
         left, right = x // b, x % b
         for step in range(0, _ROUNDS, 2):
-            left = (left + _mix((keys[step] ^ right) + _GOLDEN) % a) % a
-            right = (right + _mix((keys[step + 1] ^ left) + _GOLDEN) % b) % b
+            left = (left + _absorb(keys[step], right) % a) % a
+            right = (right + _absorb(keys[step + 1], left) % b) % b
         return left * b + right
 
     value = once(value, keys)
