@@ -24,6 +24,7 @@ from t2i_jax.data.records import Damaged, Piece, Records
 
 EMBEDDED = {"emoji64": Path(__file__).parent / "emoji64"}
 _CAPTIONS = ("captions/text", "captions", "caption", "text")
+_KEYS = ("key", "image/filename", "image/id")
 _NAME = re.compile(r"^\w+(?:/[\w.-]+)?(?::[\d.]+)?$")
 _WHOLE = 1 << 30
 
@@ -90,20 +91,22 @@ class Dataset:
             raw, damage = {}, str(error)
         if damage:
             return {"image": b"", "captions": [], "key": f"{self.split}/{index}", "index": index, "damage": damage}
-        fields = {
-            name: [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
-            for name, values in raw.items()
-            if name != "image"
-        }
-        captions = next((fields.pop(name) for name in _CAPTIONS if fields.get(name)), [])
-        key = next((str(fields[name][0]) for name in ("key", "image/filename", "image/id") if fields.get(name)), None)
-        more = {
-            name: values if name in self.lists else values[0]
-            for name, values in fields.items()
-            if values or name in self.lists
-        }
-        image = raw["image"][0] if raw.get("image") else b""
-        return {**more, "image": image, "captions": captions, "key": key or f"{self.split}/{index}", "index": index}
+        image = raw.pop("image", None)
+        out = {name: _text(values) for name, values in raw.items()}
+        captions = next((out.pop(name) for name in _CAPTIONS if out.get(name)), [])
+        key = next((str(out[name][0]) for name in _KEYS if out.get(name)), None)
+        for name in [*out]:
+            if name not in self.lists:
+                values = out.pop(name)
+                if values:
+                    out[name] = values[0]
+        out |= {"image": image[0] if image else b"", "captions": captions, "index": index}
+        out["key"] = key or f"{self.split}/{index}"
+        return out
+
+
+def _text(values: list) -> list:
+    return [value.decode("utf-8", "replace") for value in values] if values and isinstance(values[0], bytes) else values
 
 
 def check(record: dict) -> None:

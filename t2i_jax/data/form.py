@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -41,16 +42,24 @@ def serialize(example: Mapping[str, bytes | str | list[str]]) -> bytes:
 
 def parse(record: bytes) -> dict[str, list]:
     """The feature lists of a serialised tf.train.Example: bytes, ints or floats. Raises ValueError for other bytes."""
+    example, fault = _messages()
+    try:
+        features = example.FromString(record).features.feature
+    except fault as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from error
+    # a slice is a list at once; list() would ask for value after value
+    return {
+        name: getattr(value, kind).value[:] for name, value in features.items() if (kind := value.WhichOneof("kind"))
+    }
+
+
+@cache
+def _messages() -> tuple[type, type[Exception]]:
+    """tf.train.Example and what it raises; an import statement in ``parse`` would take as long as it."""
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
-    try:
-        features = tf_example_pb2.Example.FromString(record).features.feature
-    except DecodeError as error:
-        raise ValueError(f"not a tf.train.Example: {error}") from error
-    return {
-        name: list(getattr(value, kind).value) for name, value in features.items() if (kind := value.WhichOneof("kind"))
-    }
+    return tf_example_pb2.Example, DecodeError
 
 
 def complete(record: bytes, missing: Mapping[str, bool]) -> bytes:

@@ -47,7 +47,7 @@ class Records:
         """
         out: list[bytes | Damaged] = []
         for number, local in self._runs(indices):
-            out.extend(self._run(number, local))
+            out += self._run(number, local)
         return out
 
     def _runs(self, indices: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -68,25 +68,24 @@ class Records:
         if run:
             yield number, run
 
-    def _run(self, number: int, local: list[int]) -> Iterator[bytes | Damaged]:
-        reader, path = self._reader(number), self._pieces[number].path
+    def _run(self, number: int, local: list[int]) -> list[bytes | Damaged]:
+        reader, path = self._readers.get(number) or self._open(number), self._pieces[number].path
         try:
             found = reader.read(local)
         except _FAULTS:  # one of them, which fails all
             found = [_alone(reader, path, one) for one in local]
-        for one, record in zip(local, found):
-            # a file cut at a multiple of 64 KiB opens, and gives empty records
-            yield record or Damaged(f"record {one} of {path} is empty")
+        if all(found):
+            return found
+        # a file cut at a multiple of 64 KiB opens, and gives empty records
+        return [record or Damaged(f"record {one} of {path} is empty") for one, record in zip(local, found)]
 
-    def _reader(self, number: int):
-        if number not in self._readers:
-            from array_record.python import array_record_module
+    def _open(self, number: int):
+        from array_record.python import array_record_module
 
-            path = self._pieces[number].path
-            if not os.path.isfile(path):  # the reader would call each of its records damaged
-                raise FileNotFoundError(f"the data set lacks its file {path}: copy it again, or build it anew")
-            self._readers[number] = array_record_module.ArrayRecordReader(path)
-        return self._readers[number]
+        path = self._pieces[number].path
+        if not os.path.isfile(path):  # the reader would call each of its records damaged
+            raise FileNotFoundError(f"the data set lacks its file {path}: copy it again, or build it anew")
+        return self._readers.setdefault(number, array_record_module.ArrayRecordReader(path))
 
 
 def _alone(reader, path: str, index: int) -> bytes | Damaged:
