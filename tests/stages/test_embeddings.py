@@ -1,5 +1,7 @@
 """Words as the decoder reads them: the same in every caption, each of one size."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,12 @@ MODEL = CLIP(
 
 
 def test_a_word_is_the_same_whatever_stands_beside_it():
-    params = MODEL.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 6), jnp.int32))["params"]
+    init = jax.jit(MODEL.init)
+    params = init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 6), jnp.int32))["params"]
     captions = jnp.array([[2, 7, 9, 30, 1, 0], [2, 8, 9, 30, 1, 0]])
-    words = word_embedding(MODEL, params, captions)
+    words = jax.jit(partial(word_embedding, MODEL))(params, captions)
     np.testing.assert_array_equal(words[0, 2:], words[1, 2:])
     assert (words[0, 1] != words[1, 1]).any()
     np.testing.assert_allclose(jnp.square(words).mean(-1), 1.0, rtol=1e-5)
-    features, _ = text_embedding(MODEL, params, captions)
+    features, _ = jax.jit(partial(text_embedding, MODEL))(params, captions)
     assert (features[0, 3] != features[1, 3]).any()  # what the text tower makes of the same word
