@@ -177,12 +177,14 @@ def _experiment(config: str, options: list[str], command: str):
 
 def _train_folder(folder: Path, variant: str, run: str) -> int:
     """Train every stage that a file of ``folder`` describes."""
+    from t2i_jax.dalle2 import POLISH, SECOND, STAGES
     from t2i_jax.training.cascade import train_all
 
     files = _folder(folder, variant)
     reads = {name: experiment.stage.reads for name, (_, experiment) in files.items()}
     command = [sys.executable, "-m", "t2i_jax.cli", "train"]
-    order = sorted(files, key=lambda name: len(reads[name]))
+    known = (*STAGES, SECOND, POLISH)  # the polish, for which nothing waits, keeps no core from the decoder
+    order = sorted(files, key=lambda name: known.index(name) if name in known else len(known))
     return train_all({name: [*command, f"{files[name][0]}:{variant}", "--run", run] for name in order}, reads)
 
 

@@ -36,6 +36,13 @@ def test_a_folder_trains_every_stage_that_it_describes(tmp_path, monkeypatch):
         assert json.loads(lines[-1])["step"] == 2
 
 
+def test_the_polish_for_which_nothing_waits_comes_last(monkeypatch, tmp_path):
+    begun = []
+    monkeypatch.setattr("t2i_jax.training.cascade.train_all", lambda commands, reads: begun.extend(commands) or 0)
+    main(["train", str(Path(__file__).parents[1] / "configs" / "emoji"), "--run", str(tmp_path)])
+    assert begun == ["vae", "clip", "prior", "decoder", "upsampler", "polish"]
+
+
 @pytest.mark.parametrize("files, args, says", [
     ({"a": CONFIG.format(base="FIRST")}, ["--steps", "3"], "--steps would have to fit every stage"),
     ({"a": CONFIG.format(base="FIRST"), "b": CONFIG.format(base="FIRST")}, [], "both train 'toy'"),
