@@ -4,7 +4,6 @@ Symmetric cross-entropy over the similarities of the global batch (Radford et al
 figure 3), or a sigmoid for each pair on its own (Zhai et al., https://arxiv.org/abs/2303.15343, equation 1).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.dense import by_batch
 from t2i_jax.stages.base import Stage
-from t2i_jax.types import BATCH_AXES, Batch, Embedding, Image, Params, normalize
+from t2i_jax.stages.parts import by_parts
+from t2i_jax.types import Batch, Embedding, Image, Params, normalize
 
 MATRIX = 1 << 28
 """Bytes of similarities that a device holds at once at most."""
@@ -84,17 +84,9 @@ def by_rows(reduce: Callable, rows: Embedding, columns: Embedding):
     """``reduce(rows @ columns.T)``, what it makes of each row, without ever holding the whole product.
 
     A device multiplies its share of the rows, and of those no more at once than take MATRIX bytes with all columns;
-    the backward pass multiplies again. Part i takes the rows i, i + parts, ..., so that every device has some of each.
+    the backward pass multiplies again.
     """
-    b, mesh = len(rows), jax.sharding.get_abstract_mesh()
-    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    share = b // ways if b % ways == 0 else b
-    parts = next(n for n in range(1, share + 1) if share % n == 0 and (n == share or 4 * b * (share // n) <= MATRIX))
-    one = lambda part: reduce(by_batch(part) @ columns.T)
-    if parts == 1:
-        return one(rows)
-    split = rows.reshape(b // parts, parts, -1).swapaxes(0, 1)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(b), jax.lax.map(jax.checkpoint(one), split))
+    return by_parts(lambda part: reduce(by_batch(part) @ columns.T), rows, MATRIX // (4 * len(columns)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from t2i_jax.models.vae import AutoencoderKL
+from t2i_jax.stages.parts import by_parts
 from t2i_jax.types import Image, Latent, Params, Pixels, normalize
+
+PIXELS = 1 << 20
+"""So many of its pictures' pixels a device encodes at once, or one picture: the first layers hold a hundred numbers
+for each."""
 
 
 def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Float[Array, "b i j c"]:
@@ -19,7 +24,11 @@ def encode(vae: AutoencoderKL, params: Params, pixels: Pixels) -> Float[Array, "
 
 def encode_image(vae: AutoencoderKL, params: Params, image: Image) -> Float[Array, "b i j c"]:
     """``encode`` of a picture in [-1, 1]."""
-    mean, _ = vae.apply({"params": params["model"]}, image, method="encode")
+    mean = by_parts(
+        lambda part: vae.apply({"params": params["model"]}, part, method="encode")[0],
+        image,
+        PIXELS // (image.shape[1] * image.shape[2]),
+    )
     return (mean - params["mean"]) / params["std"]
 
 
