@@ -3,7 +3,9 @@
 import os
 from importlib.util import find_spec
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+from tests.quick import QUICK
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if find_spec("libtpu"):  # one process may hold it: the one that a test starts
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -20,6 +20,7 @@ from etils import epath
 
 from t2i_jax.training.checkpoint import load_params, steps_saved
 from tests.faults.driver import Life
+from tests.quick import QUICK
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +30,10 @@ class Nursery:
 
     def __init__(self, cache: Path):
         environment = os.environ | {
-            "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
         }  # fmt: skip
-        environment.pop("XLA_FLAGS", None)
         command = [sys.executable, "-m", "tests.faults.driver"]
         self._driver = subprocess.Popen(
             command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1

@@ -11,6 +11,7 @@ import pytest
 
 from t2i_jax.parallel.hosts import found, share, told
 from t2i_jax.parallel.mesh import Mesh, split_batch
+from tests.quick import QUICK
 
 SCRIPT = """
 import dataclasses, sys
@@ -39,8 +40,7 @@ def start(root, processes, devices, mesh):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
-    environment.pop("XLA_FLAGS", None)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK, "PYTHONPATH": os.getcwd()}
     running = []
     for number in range(processes):
         names = {"T2I_COORDINATOR": f"127.0.0.1:{port}", "T2I_PROCESSES": str(processes), "T2I_PROCESS": str(number)}
