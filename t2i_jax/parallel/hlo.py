@@ -9,7 +9,8 @@ convolution whose window covers one place), by the pairs of input and kernel pla
     summary.flops                               # of one device
     [(c.kind, c.axes, c.bytes, c.times) for c in summary.collectives]
 
-A custom call (a Pallas kernel, say) hides its operations; it is counted in ``kernels`` by name.
+A custom call (a Pallas kernel, say) hides its operations; it is counted in ``kernels`` by name. What goes between
+slices of TPUs is written as a ``send`` to the machine that has the network; it counts as the collective it stands for.
 """
 
 import math
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+SLICE = "slice"
+"""In ``Collective.axes`` where a group has devices of several slices."""
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4,
           "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}  # fmt: skip
@@ -45,6 +48,8 @@ _MOVES_NOTHING = {
     "async-done",
     "copy-done",
     "slice-done",
+    "send-done",
+    "recv-done",
     *KINDS,
     *(f"{kind}-{end}" for kind in KINDS for end in ("start", "done")),
 }
@@ -57,7 +62,8 @@ class Collective:
     kind: str
     """One of KINDS; an all-reduce of which each device keeps its share alone counts as a reduce-scatter."""
     axes: tuple[str, ...]
-    """Axes of the mesh that tell the members of a group apart."""
+    """Axes of the mesh that tell the members of a group apart; ``SLICE`` alone for what goes between slices: each of
+    them has done its own part of the sum before."""
     group: int
     """Devices in a group."""
     bytes: int
@@ -126,6 +132,9 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
             elif op == "custom-call":
                 target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
                 summary.kernels[target.group(1) if target else "?"] += count
+            elif op == "send" and "_xla_megascale_transfer_type" in instruction.rest:
+                one = _between_slices(instruction, count, shapes)
+                seen[f"{name}/{instruction.name}"] = one
             elif op.removesuffix("-start") in KINDS:
                 one = _collective(instruction, name, count, shapes, mesh, name in apart)
                 channel = instruction.attribute("channel_id") or f"{name}/{instruction.name}"
@@ -216,6 +225,14 @@ def _collective(
     hidden = instruction.op.endswith("-start") or apart
     source = re.search(r'op_name="([^"]*)"', instruction.rest)
     return Collective(kind, axes, len(groups[0]), size, times, not hidden, source.group(1) if source else "")
+
+
+def _between_slices(instruction: _Instruction, times: int, shapes: dict[str, str]) -> Collective:
+    given = dict(re.findall(r'_xla_(?:megascale|host_transfer)_(\w+)="([^"]*)"', instruction.rest))
+    slices = len(re.match(r"\{([^}]*)\}", given["target"]).group(1).split(","))
+    kind, size = given["transfer_type"].lower().replace("_", "-"), _bytes(shapes[instruction.operands()[0]])
+    whole = size * slices if kind == "all-gather" else size
+    return Collective(kind, (SLICE,), slices, whole, times, False, given["rendezvous"])
 
 
 def _groups(rest: str, devices: int) -> np.ndarray:

@@ -3,10 +3,12 @@
 Memory: a chip's shares of the state, the frozen parameters, the batch and the gradients; what the policy keeps from the
 forward to the backward pass; and one layer at work, its kernels whole and the outcomes of its products.
 Messages: those of fully sharded data parallelism, two gathers of each parameter and one scatter of its gradient, and
-one gather of each frozen parameter that is used.
+one gather of each frozen parameter that is used; none for kernels whose rows go to them (``rules.FEW``).
+What the ``model`` axis can split counts as split by it, in memory and in messages.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +16,10 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from t2i_jax.parallel.rules import FEW, leaf_name
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.program import Program
-from t2i_jax.types import BATCH_AXES
+from t2i_jax.types import BATCH_AXES, MODEL_AXIS
 
 HALF = 2
 """Bytes of a parameter, or of its gradient, in a message."""
@@ -37,7 +40,7 @@ def shard_bytes(tree: Any) -> int:
 
 def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Mesh) -> dict[str, int]:
     """Bytes of one chip, by part."""
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    ways = math.prod(mesh.shape[axis] for axis in (*BATCH_AXES, MODEL_AXIS))
     with jax.set_mesh(mesh):
         loss = _Loss(experiment, program)
         kept = 2 * (loss.kept(loss.rows) - loss.kept(loss.rows // 2))
@@ -51,18 +54,24 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
 
 def least_messages(program: Program, parts: int) -> int:
     """Bytes that a chip's gathers and scatters over ``data`` give or take in a step of ``parts`` micro-batches."""
-    split = lambda tree: sum(
-        HALF * leaf.size for leaf in jax.tree.leaves(tree) if leaf.sharding.shard_shape(leaf.shape) != leaf.shape
-    )
-    return parts * (3 * split(program.state.params) + split(_used(program)))
+    gathered = lambda leaves: sum(_gathered(path, leaf) for path, leaf in leaves)
+    return parts * (3 * gathered(jax.tree_util.tree_leaves_with_path(program.state.params)) + gathered(_used(program)))
 
 
-def _used(program: Program) -> list[jax.ShapeDtypeStruct]:
-    """The frozen parameters that the step reads."""
+def _gathered(path: tuple, leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of a chip's part of a leaf once it is gathered along ``data``; 0 where it never is."""
+    axes = {axis for part in leaf.sharding.spec for axis in (part if isinstance(part, tuple) else (part,))}
+    if "data" not in axes or re.search(FEW, leaf_name(path)):
+        return 0
+    return HALF * leaf.size // (leaf.sharding.mesh.shape[MODEL_AXIS] if MODEL_AXIS in axes else 1)
+
+
+def _used(program: Program) -> list[tuple[tuple, jax.ShapeDtypeStruct]]:
+    """The frozen parameters that the step reads, each with its path."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     jaxpr = program.step.trace(program.state, program.frozen, key, program.batch).jaxpr.jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    before, leaves = len(jax.tree.leaves(program.state)), jax.tree.leaves(program.frozen)
+    before, leaves = len(jax.tree.leaves(program.state)), jax.tree_util.tree_leaves_with_path(program.frozen)
     return [leaf for leaf, wanted in zip(leaves, used[before:]) if wanted]
 
 
@@ -115,7 +124,7 @@ def _at_work(body: core.Jaxpr, ways: int, mesh: jax.sharding.Mesh) -> int:
         if eqn.primitive.name == "conv_general_dilated" or not eqn.params["dimension_numbers"][1][0]:
             rows = eqn.invars[0].aval.size // mesh.shape[BATCH_AXES[0]] if out.ndim == 2 else math.inf
             kernels.append(min(right.size, rows) * right.dtype.itemsize)  # few rows go to the kernel
-    return outcomes + sum(kernels) + max(kernels, default=0)
+    return outcomes + (sum(kernels) + max(kernels, default=0)) // mesh.shape[MODEL_AXIS]
 
 
 def _products(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:

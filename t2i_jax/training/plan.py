@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from t2i_jax.models.remat import Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
-from t2i_jax.parallel.hlo import Collective, Summary, read
+from t2i_jax.parallel.hlo import SLICE, Collective, read
 from t2i_jax.parallel.mesh import Mesh, check_batch, split_batch
 from t2i_jax.parallel.options import compiler_options
 from t2i_jax.parallel.topology import describe
@@ -33,6 +33,7 @@ from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.flops import count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import held, least_memory, least_messages, shard_bytes
+from t2i_jax.training.plan_warnings import of_memory, of_messages, of_shards
 from t2i_jax.training.program import build
 from t2i_jax.types import Params
 
@@ -100,7 +101,7 @@ class Plan:
         compute, memory = self.flops / self.chips / chip.flops, self.traffic / chip.bandwidth
         spent: dict[tuple[str, bool], float] = defaultdict(float)
         for one in self.collectives:
-            network = self.slices > 1 and "replica" in one.axes
+            network = SLICE in one.axes
             rate = chip.network if network else 2 * chip.link
             spent["DCN" if network else "ICI", one.waits] += one.times * one.wire / rate
         links = {name: spent[name, True] + spent[name, False] for name in ("ICI", "DCN")}
@@ -222,15 +223,16 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
     summary = read(done.text, dict(mesh.shape))
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
-    held_now = held(program)
+    held_now, params = held(program), program.state.params
     return Plan(
         experiment.stage.name, topology, slices, dict(mesh.shape), experiment.data.batch, experiment.steps,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         memory=held_now | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=least_memory(experiment, program, mesh),
         least_messages=least_messages(program, experiment.accumulate), model_flops=plain.flops,
         flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic,
-        collectives=tuple(summary.collectives), warnings=tuple(warnings(summary) + _given(done, held_now)),
+        collectives=tuple(summary.collectives),
+        warnings=tuple(of_shards(params) + of_messages(summary, params) + of_memory(done, held_now)),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
 
@@ -268,7 +270,7 @@ def plan_sampling(
         memory=parts | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=parts, least_messages=0,
         model_flops=round(count_jaxpr(jaxpr)), flops=summary.flops * mesh.size + round(kernels),
-        traffic=summary.traffic, collectives=tuple(summary.collectives), warnings=tuple(warnings(summary)),
+        traffic=summary.traffic, collectives=tuple(summary.collectives), warnings=tuple(of_messages(summary, {})),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
 
@@ -287,14 +289,6 @@ def _compile(
             f"{given}. {remedy}.",
             _used(str(error)),
         ) from error
-
-
-def _given(done: Compiled, held_now: dict[str, int]) -> list[str]:
-    """A warning where the new state does not take the old one's place."""
-    state = sum(held_now[name] for name in ("params", "ema", "moments"))
-    if done.aliased >= state:
-        return []
-    return [f"only {done.aliased / 2**20:.0f} of the state's {state / 2**20:.0f} MiB are updated in place"]
 
 
 def _used(text: str) -> int:
@@ -319,17 +313,3 @@ def with_remat(value: Any, remat: Remat) -> Any:
     new = {name: with_remat(item, remat) for name, item in old.items()}
     changed = {name: item for name, item in new.items() if item is not old[name]}
     return dataclasses.replace(value, **changed) if changed else value
-
-
-def warnings(summary: Summary) -> list[str]:
-    """What in a compiled step should not be: each with the operation it serves."""
-    found = []
-    for one in summary.collectives:
-        where = (
-            f"{one.kind} over {' × '.join(one.axes)} of {one.bytes / 2**20:.0f} MiB, {one.times} a step ({one.source})"
-        )
-        if one.kind == "all-reduce" and "data" in one.axes and one.bytes > 2**20:
-            found.append(f"whole gradients are summed where each chip needs its share alone: {where}")
-        elif one.waits and one.bytes > 2**20:
-            found.append(f"nothing hides {where}")
-    return found

@@ -148,14 +148,15 @@ def _held(state: Any, frozen: Any, mesh: Mesh, devices: list[jax.Device]) -> int
 
 
 def _messages(gathered: float, own: float, data: int, replica: int, slices: int, parts: int, chip: Chip) -> float:
-    """Seconds of two gathers of the parameters and a scatter of the gradient a part, and of its sum over replicas.
+    """Seconds of two gathers of the parameters and a scatter of the gradient a part, and of its sum over replicas:
+    first within each slice, of which every chip then has its share to send to the other slices.
 
     ``gathered``, ``own``: a chip's share of the parameters that are gathered, and of all.
     """
     scatter = parts * 3 * HALF * gathered * (data - 1) / (2 * chip.link)
     near = replica // slices
     inside = scatter + 2 * HALF * own * (near - 1) / near / (2 * chip.link)
-    between = 2 * HALF * own * (slices - 1) / slices / chip.network
+    between = 2 * HALF * own / near * (slices - 1) / slices / chip.network
     return max(inside, between)
 
 

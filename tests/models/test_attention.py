@@ -83,9 +83,9 @@ def test_what_is_kept_changes_no_number():
         return jax.jit(jax.grad(lambda p: jnp.square(model(remat).apply(p, x)).sum()))(params)
 
     everything = gradient(Remat())
-    for keep in ((), ("qkv",), ("mixed",), ("qkv", "mixed", "inner")):
-        close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5, err_msg=str(keep))
-        jax.tree.map(close, everything, gradient(Remat(keep)))
+    for policy in (*map(Remat, ((), ("qkv",), ("mixed",), ("qkv", "mixed", "inner"))), Remat(("qkv",), offload=True)):
+        close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5, err_msg=str(policy))
+        jax.tree.map(close, everything, gradient(policy))
 
 
 def test_keeping_less_computes_more():

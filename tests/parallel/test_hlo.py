@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t2i_jax.parallel.hlo import read
+from t2i_jax.parallel.hlo import SLICE, read
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training.flops import count_flops
 
@@ -107,6 +107,28 @@ def test_the_forms_of_a_tpus_program_are_understood():
         "reduce-scatter": (("data",), 4, 64 * 8 * 2, 23, True),
         "all-gather": (("data",), 4, 16 * 8 * 2, 23, False),
     }
+
+
+SLICES = """
+ENTRY %main (a: bf16[4,8]) -> bf16[16,8] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %go = token[] after-all()
+  %send.1 = (bf16[4,8]{1,0}, u32[]{:S(2)}, token[]) send(%a, %go), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_target="{1,2,3,4}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent.1 = token[] send-done(%send.1), channel_id=2
+  %send.2 = (bf16[4,8]{1,0}, u32[]{:S(2)}, token[]) send(%a, %go), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-gather.2_0",_xla_megascale_target="{1,2,3,4}x{0:7}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %recv.2 = (bf16[16,8]{1,0}, u32[]{:S(2)}, token[]) recv(%go), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-gather.2_0",_xla_megascale_target="{1,2,3,4}x{0:7}",_xla_megascale_transfer_type="ALL_GATHER"}
+  %came = (bf16[16,8]{1,0}, token[]) recv-done(%recv.2), channel_id=3
+  ROOT %out = bf16[16,8]{1,0} get-tuple-element(%came), index=0
+}
+"""  # noqa: E501
+
+
+def test_what_goes_between_slices_is_read_from_what_is_sent_to_the_network():
+    found = read(SLICES, {"replica": 8, "data": 4, "model": 1}).collectives
+    assert [(c.kind, c.axes, c.group, c.bytes, c.waits) for c in found] == [
+        ("all-reduce", (SLICE,), 4, 4 * 8 * 2, False),
+        ("all-gather", (SLICE,), 4, 16 * 8 * 2, False),
+    ]
 
 
 SPARSE = """

@@ -8,6 +8,7 @@ import pytest
 
 from t2i_jax.models.remat import Remat
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import least_memory, least_messages
 from t2i_jax.training.plan import with_remat
@@ -56,8 +57,18 @@ def test_a_split_parameter_is_gathered_twice_and_scattered_once(parts):
 
 
 def test_a_frozen_stage_that_is_not_read_costs_no_message():
-    """The decoder reads the words' table, and none of the text tower's layers."""
+    """The decoder reads the words' table, and none of the text tower's layers. Its modulations are never gathered."""
     _, program, _ = made("decoder", data=8)
     everything = sum(2 * leaf.size for leaf in jax.tree.leaves(program.frozen) if not leaf.sharding.is_fully_replicated)
-    own = sum(2 * leaf.size for leaf in jax.tree.leaves(program.state.params) if not leaf.sharding.is_fully_replicated)
+    leaves = jax.tree_util.tree_leaves_with_path(program.state.params)
+    split = {leaf_name(path): 2 * leaf.size for path, leaf in leaves if not leaf.sharding.is_fully_replicated}
+    own = sum(size for name, size in split.items() if "modulation" not in name)
     assert 0 < least_messages(program, 1) - 3 * own < everything
+    assert any("modulation" in name for name in split)
+
+
+def test_what_tensor_parallelism_splits_is_gathered_and_held_in_its_share():
+    (one, alone, mesh), (two, split, halves) = made(data=4, replica=2), made(data=4, model=2)
+    assert 0.5 <= least_messages(split, 1) / least_messages(alone, 1) < 0.55  # the words' table is whole in both
+    whole, part = least_memory(one, alone, mesh), least_memory(two, split, halves)
+    assert part["layer"] < whole["layer"] and part["kept"] == whole["kept"]

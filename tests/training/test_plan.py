@@ -14,12 +14,13 @@ import pytest
 from t2i_jax.models.attention import splash
 from t2i_jax.models.remat import Remat
 from t2i_jax.parallel.chips import CHIPS
-from t2i_jax.parallel.hlo import Collective, Summary
+from t2i_jax.parallel.hlo import SLICE, Collective, Summary
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training.flops import count_flops, count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import held
-from t2i_jax.training.plan import Plan, warnings, whole
+from t2i_jax.training.plan import Plan, whole
+from t2i_jax.training.plan_warnings import of_messages, of_shards
 from t2i_jax.training.program import build
 
 GATHER = Collective("all-gather", ("data",), 16, 2**30, 10, False, "blocks")
@@ -107,9 +108,11 @@ def test_the_picture_shows_every_part_of_memory_and_of_time():
 
 
 def test_what_goes_between_slices_goes_over_the_network():
-    between = dataclasses.replace(GATHER, kind="all-reduce", axes=("replica",))
-    seconds = plan(slices=4, collectives=(between,)).seconds()
-    assert seconds["ICI"] == 0 and seconds["DCN"] == pytest.approx(10 * between.wire / CHIPS["v5e"].network)
+    between = dataclasses.replace(GATHER, kind="all-reduce", axes=(SLICE,))
+    within = dataclasses.replace(between, axes=("replica",))
+    seconds = plan(slices=4, collectives=(between, within)).seconds()
+    assert seconds["DCN"] == pytest.approx(10 * between.wire / CHIPS["v5e"].network)
+    assert seconds["ICI"] == pytest.approx(10 * within.wire / (2 * CHIPS["v5e"].link))
 
 
 def test_a_plan_that_does_not_fit_says_so():
@@ -118,10 +121,27 @@ def test_a_plan_that_does_not_fit_says_so():
     assert plan().fits and "MFU 51%" in plan().table()
 
 
-def test_a_whole_gradients_sum_is_a_warning_that_names_its_operation():
-    summary = Summary(collectives=[dataclasses.replace(GATHER, kind="all-reduce"), GATHER])
-    (text,) = warnings(summary)
-    assert "blocks" in text and "1024 MiB" in text
+def split(*shape, spec):
+    where = jax.NamedSharding(Mesh(data=8).build(), jax.P(*spec))
+    return jax.ShapeDtypeStruct(shape, np.float32, sharding=where)
+
+
+def test_a_whole_gradients_sum_is_a_warning_that_names_its_operation_and_leaf():
+    leaves = {"blocks": {"kernel": split(4, 2**14, 2**14, spec=(None, "data"))}}
+    gradient = dataclasses.replace(GATHER, kind="all-reduce", source="transpose(jvp(blocks))")
+    (text,) = of_messages(Summary(collectives=[gradient, GATHER]), leaves)
+    assert "a gradient" in text and "transpose(jvp(blocks))" in text and "blocks/kernel" in text and "1024 MiB" in text
+    forward = dataclasses.replace(gradient, source="jvp()/div")
+    (text,) = of_messages(Summary(collectives=[forward]), leaves)
+    assert "a gradient" not in text and "jvp()/div" in text
+    (text,) = of_messages(Summary(collectives=[dataclasses.replace(forward, source="")]), {})
+    assert "names no operation" in text
+
+
+def test_a_shard_narrower_than_a_tile_is_a_warning_that_names_its_leaf():
+    leaves = {"wide": split(64, 1024, spec=(None, "data")), "narrow": split(64, 512, spec=(None, "data")),
+              "flat": split(32, 512, spec=("data", None)), "whole": split(4, 16, spec=())}  # fmt: skip
+    assert [text.split()[2] for text in of_shards(leaves)] == ["flat", "narrow"]
 
 
 @pytest.mark.skipif(not find_spec("libtpu"), reason="the TPU compiler is not installed (extra plan)")
