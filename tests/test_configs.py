@@ -1,5 +1,6 @@
 """Every config is whole: it builds at full size, abstractly, and its loss is a scalar."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -22,20 +23,37 @@ DALLE2 = [f"dalle2.{name}" for name in ("vae", "clip", "prior", "decoder", "upsa
 )
 def test_config_builds_at_full_size(name, variant):
     experiment = getattr(importlib.import_module(f"configs.{name}"), variant)()
-    size, tokens = experiment.data.image_size, experiment.data.context
+    assert traced(experiment.stage, experiment.data).shape == ()
+
+
+def traced(stage, data):
+    """The shape of the loss, from random parameters, with all that it reads."""
+    size = data.image_size
     batch = {
         "image": jax.ShapeDtypeStruct((8, size, size, 3), np.uint8),
-        "tokens": jax.ShapeDtypeStruct((8, tokens), np.int32),
+        "tokens": jax.ShapeDtypeStruct((8, data.context), np.int32),
         "index": jax.ShapeDtypeStruct((8,), np.int32),
     }
-    stage = experiment.stage
 
     def loss(key, batch):
         frozen = stage.expects(key, batch)
         features = stage.features(frozen, batch)
         return stage.loss(stage.init(key, batch), frozen, key, batch | features)[0]
 
-    assert jax.eval_shape(loss, jax.random.key(0), batch).shape == ()
+    return jax.eval_shape(loss, jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize("name, field", [
+    ("prior", "embedding"), ("prior", "text_width"), ("prior", "context"),
+    ("decoder", "context_width"), ("decoder", "pooled_width"), ("decoder", "in_channels"), ("decoder", "out_channels"),
+    ("upsampler", "context_width"),
+])  # fmt: skip
+def test_a_network_that_does_not_fit_the_stages_it_reads_is_named_with_its_field(name, field):
+    experiment = importlib.import_module(f"configs.emoji.{name}").config()
+    stage = experiment.stage
+    wrong = dataclasses.replace(stage.model, **{field: 8 + getattr(stage.model, field)})
+    with pytest.raises(ValueError, match=field):
+        traced(dataclasses.replace(stage, model=wrong), experiment.data)
 
 
 @pytest.mark.parametrize("name, millions", [

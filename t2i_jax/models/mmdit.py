@@ -62,7 +62,8 @@ class MMDiT(nn.Module):
     def __call__(self, latent: Latent, time: Time, context: Features, pooled: Embedding) -> Float[Array, "b h w o"]:
         """Output [b,h,w,out_channels], float32; ``time`` [b] in [0, 1].
 
-        Raises ValueError where the patch does not divide the latent or the latent is larger than the grid.
+        Raises ValueError where the patch does not divide the latent, the latent is larger than the grid, or a condition
+        has another width than the fields say.
         """
         b, h, w, c = latent.shape
         p = self.patch
@@ -71,6 +72,9 @@ class MMDiT(nn.Module):
                 f"MMDiT: latent {h}x{w}x{c} with patch={p}, in_channels={self.in_channels}, grid={self.grid}: sides "
                 f"must be multiples of patch and at most patch*grid, channels equal to in_channels"
             )
+        given = {"context_width": context.shape[-1], "pooled_width": pooled.shape[-1]}
+        if wrong := [f"{name}={getattr(self, name)}" for name, size in given.items() if size != getattr(self, name)]:
+            raise ValueError(f"MMDiT: {', '.join(wrong)}, but its conditions have {given}; they must agree")
         dense = partial(Dense, dtype=self.dtype)
         x = dense(self.width, name="patches")(rearrange(latent, "b (h p) (w q) c -> b (h w) (p q c)", p=p, q=p))
         x = x + positions(self.width, self.grid, h // p, w // p).astype(x.dtype)

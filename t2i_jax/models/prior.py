@@ -51,9 +51,10 @@ class PriorTransformer(nn.Module):
         ``noisy`` and ``text_embedding`` [b,e], ``time`` [b] in steps (0 to 1000), ``features`` [b,context,text_width],
         ``mask`` [b,context] True at real tokens. With None every token looks at every other.
         """
-        b, length, _ = features.shape
-        if length != self.context:
-            raise ValueError(f"PriorTransformer: {length} token features with context={self.context}; they must agree")
+        b, length, width = features.shape
+        given = {"context": length, "text_width": width, "embedding": noisy.shape[-1]}
+        if wrong := [f"{name}={getattr(self, name)}" for name, size in given.items() if size != getattr(self, name)]:
+            raise ValueError(f"PriorTransformer: {', '.join(wrong)}, but what it is given has {given}; they must agree")
         dense = lambda name: Dense(self.width, dtype=self.dtype, name=name)
         query = self.param("query", nn.initializers.normal(0.02), (self.width,), jnp.float32)
         place = self.param("position", nn.initializers.normal(0.02), (length + EXTRA, self.width), jnp.float32)

@@ -86,7 +86,6 @@ def by_rows(reduce: Callable, rows: Embedding, columns: Embedding):
     A device multiplies its share of the rows, and of those no more at once than take MATRIX bytes with all columns;
     the backward pass multiplies again.
     """
-    columns = by_batch(columns)  # their gradient, a sum of every device's part, too: else each gets the whole of it
     return by_parts(lambda part: reduce(by_batch(part) @ columns.T), rows, MATRIX // (4 * len(columns)))
 
 

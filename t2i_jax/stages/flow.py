@@ -20,11 +20,20 @@ Network = Callable[[Latent, Array], Latent]
 
 
 def flow_loss(network: Network, process: Process, times: Times, rng: Array, clean: Latent) -> Array:
-    """Mean squared error between the network's output and the process's target at random times: a scalar."""
+    """Mean squared error between the network's output and the process's target at random times: a scalar.
+
+    Raises ValueError where the network's output has another shape than ``clean``.
+    """
     draw, hide = jax.random.split(rng)
     t = times.sample(draw, clean.shape[0])
     noise = jax.random.normal(hide, clean.shape)
-    return process.loss(network(process.corrupt(clean, noise, t), t), clean, noise, t).mean()
+    output = network(process.corrupt(clean, noise, t), t)
+    if output.shape != clean.shape:
+        raise ValueError(
+            f"the network's output has {output.shape[-1]} channels, the VAE's latents {clean.shape[-1]}: set "
+            "stage.model.out_channels to stage.vae.latent_channels"
+        )
+    return process.loss(output, clean, noise, t).mean()
 
 
 def vae_params(vae: AutoencoderKL, rng: Array) -> Params:
