@@ -22,8 +22,15 @@ ROOT = Path(__file__).parents[1]
 PLANS, KEPT = ROOT / "docs/plan", ROOT / "build/plan"
 CONFIGS = ("vae", "clip", "prior", "decoder", "upsampler256", "upsampler1024")
 TOPOLOGIES = (("v5e:16x16", 1), ("v6e:16x16", 1), ("v5p:8x8x8", 1), ("v5p:8x8x8", 4))
-ROOMS = ("models", "stages", "diffusion", "training", "parallel")
-"""Rooms of the library whose code decides a plan."""
+DECIDES = (
+    "t2i_jax/models/*.py", "t2i_jax/stages/*.py", "t2i_jax/diffusion/*.py",
+    *(f"t2i_jax/parallel/{name}.py" for name in ("chips", "hlo", "mesh", "options", "rules", "topology")),
+    *(f"t2i_jax/training/{name}.py" for name in ("compiled", "experiment", "flops", "inputs", "minimum", "optimizer",
+                                                 "plan", "plan_warnings", "program", "state", "step")),
+    "configs/dalle2/*.py",
+)  # fmt: skip
+"""The code that decides a plan."""
+TOOLS = ("jax", "jaxlib", "flax", "optax", "libtpu")
 GIB = 2**30
 COLUMNS = (
     "config", "mesh", "batch", "parameters", "GiB a chip: state + rest", "of HBM", "of the least", "FLOPs", "messages",
@@ -33,7 +40,7 @@ TEXT = """# What the paper-size configs need, and what a step would take
 
 Made by `make plan-report` from the TPU compiler's own programs; no TPU ran. **Times, MFU and hours are estimates**, a
 roofline with the assumptions below. Every row's whole plan, with each kind of message and the warnings, is a JSON file
-in [docs/plan](plan), with its picture beside it. Compiled by libtpu {libtpu}, JAX {jax}.
+in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 
 - *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
@@ -44,6 +51,7 @@ in [docs/plan](plan), with its picture beside it. Compiled by libtpu {libtpu}, J
 - *Step*, in ms: what each part would take alone, and all together.
 - *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too.
 - The mesh is replica × data × model.
+- †: read by an earlier state of the code than the others.
 
 {assumptions}
 
@@ -59,9 +67,8 @@ def name(config: str, topology: str, slices: int) -> str:
 
 def sources() -> str:
     """Digest of all that a plan depends on: the code of the rooms that decide it, configs and versions."""
-    files = [path for room in ROOMS for path in sorted((ROOT / "t2i_jax" / room).glob("*.py"))]
-    digest = hashlib.sha256(versions("jax", "jaxlib", "flax", "optax", "libtpu").encode())
-    for path in [*files, *sorted((ROOT / "configs/dalle2").glob("*.py"))]:
+    digest = hashlib.sha256(versions(*TOOLS).encode())
+    for path in (path for pattern in DECIDES for path in sorted(ROOT.glob(pattern))):
         digest.update(_without_docstring(path.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:16]
 
@@ -93,21 +100,22 @@ def make(config: str, topology: str, slices: int) -> None:
     if done.returncode == 2 or not out.exists() or (done.returncode and "DOES NOT FIT" not in done.stdout):
         print(done.stdout + done.stderr, file=sys.stderr)
         return
-    out.write_text(json.dumps(json.loads(out.read_text()) | {"sources": now}, indent=1) + "\n")
+    plan = json.loads(out.read_text()) | {"sources": now, "tools": versions(*TOOLS)}
+    out.write_text(json.dumps(plan, indent=1) + "\n")
     print(
         "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("warning", "assumed"))), flush=True
     )
 
 
-def row(config: str, plan: dict) -> list[str]:
-    """One plan's cells."""
+def row(config: str, plan: dict, now: str) -> list[str]:
+    """One plan's cells; ``now``: digest of the sources as they are."""
     memory, seconds, ratios = plan["memory"], plan["seconds"], plan["ratios"]
     given = sum(memory[part] for part in ("params", "ema", "moments", "frozen", "batch"))
     mesh = "×".join(str(size) for size in plan["mesh"].values())
     times = ", ".join(f"{1e3 * seconds[part]:.0f}" for part in ("compute", "memory", "ICI", "DCN"))
     messages = ratios["messages"]
     return [
-        config, mesh, f"{plan['batch']:,}", f"{plan['parameters'] / 1e6:,.0f} M",
+        config + ("" if plan.get("sources") == now else " †"), mesh, f"{plan['batch']:,}", f"{plan['parameters'] / 1e6:,.0f} M",
         f"{given / GIB:.2f} + {(memory['peak'] - given) / GIB:.2f}" + ("" if plan["fits"] else " **does not fit**"),
         f"{memory['peak'] / plan['usable']:.0%}", f"{ratios['memory']:.2f}", f"{ratios['flops']:.2f}",
         "–" if messages is None else f"{messages:.2f}", f"{times} → {1e3 * seconds['step']:.0f}", f"{plan['mfu']:.0%}",
@@ -118,7 +126,7 @@ def row(config: str, plan: dict) -> list[str]:
 
 def report() -> None:
     """docs/plan.md and its picture, from the plans that there are."""
-    tables, assumptions, bars = [], (), ({}, {})
+    tables, assumptions, tools, now, bars = [], (), set(), sources(), ({}, {})
     for topology, slices in TOPOLOGIES:
         rows, missing = [], []
         for config in CONFIGS:
@@ -128,7 +136,8 @@ def report() -> None:
                 continue
             plan = json.loads(path.read_text())
             assumptions = plan["assumptions"]
-            rows.append(row(config, plan))
+            tools.add(plan.get("tools", "versions that the plan does not tell"))
+            rows.append(row(config, plan, now))
             label, seconds = f"{config} {topology}" + (f" x {slices}" if slices > 1 else ""), plan["seconds"]
             bars[0][label] = {part: size / GIB for part, size in plan["memory"].items() if part != "peak"}
             hidden = seconds["step"] - seconds["waits"]
@@ -143,8 +152,7 @@ def report() -> None:
         lack = f"\nNot planned yet: {', '.join(missing)}.\n" if missing else ""
         tables.append(f"## {where}\n\n{table}\n{lack}" if rows else f"## {where}\n{lack}")
     listed = "\n".join(f"- {text}" for text in assumptions)
-    jax, libtpu = (versions(one).split()[1] for one in ("jax", "libtpu"))
-    text = TEXT.format(jax=jax, libtpu=libtpu, assumptions=f"Assumed:\n\n{listed}", tables="\n".join(tables))
+    text = TEXT.format(tools="; ".join(sorted(tools)), assumptions=f"Assumed:\n\n{listed}", tables="\n".join(tables))
     (ROOT / "docs/plan.md").write_text(text, encoding="utf-8")
     draw([Panel("memory a chip", "GiB", bars[0]), Panel("a step, estimated", "ms", bars[1])], PLANS / "overview.png")
 

@@ -28,6 +28,18 @@ def test_the_table_shows_each_plan_and_names_the_missing(here):
     assert (here / "docs/plan/overview.png").exists()
 
 
+def test_a_plan_of_other_sources_is_marked(here):
+    memory = {"params": 1, "ema": 0, "moments": 0, "frozen": 0, "batch": 0, "peak": 1}
+    for config, digest in (("prior", plan_report.sources()), ("decoder", "other")):
+        text = json.dumps(plan(memory=memory).json() | {"sources": digest, "tools": "jax 0"})
+        (here / f"docs/plan/{config}-v5e-16x16.json").write_text(text)
+    plan_report.report()
+    lines = (here / "docs/plan.md").read_text().splitlines()
+    names = [line.split("|")[1].strip() for line in lines if line.startswith(("| prior", "| dec"))]
+    assert names == ["prior", "decoder †"]
+    assert any("Compiled with jax 0." in line for line in lines)
+
+
 def test_a_plan_of_the_same_sources_is_not_made_again(here, monkeypatch):
     monkeypatch.setattr(plan_report.subprocess, "run", lambda *a, **k: pytest.fail("planned again"))
     path = here / "docs/plan/prior-v5e-16x16.json"
