@@ -3,6 +3,7 @@
     join()                    # first of all; does nothing where there is one process
     if leader(): ...          # process 0: what is written once
     barrier("tokenizer")      # nobody goes on before all are here
+    with company(): ...       # an error inside ends this process, whatever the others wait for
 
 On TPU hosts, GKE and SLURM the processes find each other; elsewhere three variables say it: ``T2I_COORDINATOR``
 (host:port of process 0), ``T2I_PROCESSES`` (how many) and ``T2I_PROCESS`` (which one this is).
@@ -11,7 +12,11 @@ A process that dies is noticed by the others within ``HEARTBEAT`` seconds; they 
 runtime aborts), and whoever started them starts all again from the last checkpoint.
 """
 
+import contextlib
+import ctypes
 import os
+import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -23,6 +28,7 @@ HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead."""
 TIMEOUT = 300
 """Seconds that processes wait for each other, at the start and at every barrier."""
+_told: list[BaseException] = []
 _NAMES = ("T2I_COORDINATOR", "T2I_PROCESSES", "T2I_PROCESS")
 
 
@@ -128,6 +134,49 @@ def forget(name: str) -> None:
     from jax._src import distributed
 
     distributed.global_state.client.key_value_delete(f"{name}/")
+
+
+def announce(error: BaseException) -> None:
+    """Say at once, on stderr, what ends this process; once for each error. Does nothing where there is one process."""
+    from jax._src import distributed
+
+    state = distributed.global_state
+    if state.client is not None and error not in _told:
+        _told.append(error)
+        with contextlib.suppress(OSError):
+            text = f"process {state.process_id} of {state.num_processes} ends: {type(error).__name__}: {error}"
+            print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def company() -> Iterator[None]:
+    """What raises inside is announced and ends this process, whatever the others do.
+
+    All may raise alike (a config that none of them takes): then they end together, each with its own exit code. The
+    others of one that raises alone wait for it in a computation, so it waits ``HEARTBEAT`` seconds for them and no
+    longer; that it is gone ends them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        announce(error)
+        _part()
+        raise
+
+
+def _part() -> None:
+    """Spare this process the runtime's own wait for the others at its end, unless they are about to end as well."""
+    from jax._src import distributed
+
+    state = distributed.global_state
+    if state.client is None:
+        return
+    try:
+        state.client.wait_at_barrier(f"t2i/ended by error {len(_told)}", 1000 * HEARTBEAT)
+    except Exception:  # noqa: BLE001  whatever it is, they are not there
+        for left in (state.client, state.service, state.preemption_sync_manager):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))  # never freed: that would wait, too
+        state.client = state.service = state.preemption_sync_manager = None
 
 
 def share(sharding: NamedSharding, rows: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from t2i_jax.parallel.hosts import leader
+from t2i_jax.parallel.hosts import announce, leader
 from t2i_jax.training.appender import say
 from t2i_jax.training.commit import Parts, Writer, clear, discard, reason
 from t2i_jax.training.manifest import check
@@ -106,19 +106,23 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, ended_by: BaseException | None, *_: object) -> None:
+        if ended_by is None:
+            return self.close()
+        announce(ended_by)
         try:
-            self.close()
+            self._close(alone=True)  # the other processes may be elsewhere
         except SaveFailed as error:
-            if kind is None:
-                raise
-            if not issubclass(kind, SaveFailed):
+            if not isinstance(ended_by, SaveFailed):
                 complain(SAVES_FAILED, str(error))  # what ended the training is raised
 
     def close(self) -> None:
         """Raises SaveFailed where the last state that was to be saved is not on disk."""
+        self._close()
+
+    def _close(self, alone: bool = False) -> None:
         try:
-            self._settle()
+            self._settle(alone)
         finally:
             self._pool.shutdown()
             self._writer.close()
@@ -154,13 +158,14 @@ class Saver:
                 except OSError as error:
                     complain(SAVES_FAILED, f"the checkpoint of step {step} could not be removed: {error}")
 
-    def _settle(self) -> None:
-        """Wait for a save that is under way and take note of how it went."""
+    def _settle(self, alone: bool = False) -> None:
+        """Wait for a save that is under way and take note of how it went, here and, unless ``alone``, anywhere."""
         if self._saving is None:
             return
         (step, saving), self._saving = self._saving, None
         error = saving.exception()
-        if not _anywhere(error is not None):
+        failed = error is not None
+        if not (failed if alone else _anywhere(failed)):
             self._latest, self._failed = step, 0
             return
         self._failed += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from t2i_jax.parallel.compilation import keep_compiled
-from t2i_jax.parallel.hosts import barrier, join, leader, share
+from t2i_jax.parallel.hosts import barrier, company, join, leader, share
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
@@ -36,6 +36,7 @@ from t2i_jax.training.watchdog import Watchdog
 from t2i_jax.types import Params
 
 
+@company()
 def train(experiment: Experiment, run: str | Path, *, until: int | None = None) -> int:
     """Train one stage into ``run/<stage name>``, from where it stopped; ``run`` is the cascade's directory.
 
