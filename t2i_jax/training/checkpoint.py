@@ -130,7 +130,10 @@ class Saver:
             raise SaveFailed(f"{self._lost}. The last state is lost: {self._remedy}")
 
     def _open(self) -> int | None:
-        """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from."""
+        """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from.
+
+        Raises NoneWhole where there are steps and not one is whole, and OSError or OtherForm where one can't be read.
+        """
         step = None
         if leader():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -140,8 +143,7 @@ class Saver:
                 self.rejected.append(set_aside(one))
                 self.report(REJECTED, f"{self.rejected[-1]}. It is now in {self.rejected[-1].path}")
             if rejected:
-                from_where = "the beginning: no checkpoint is whole" if step is None else f"step {step}"
-                self.report(REJECTED, f"Going on from {from_where}")
+                self.report(REJECTED, f"Going on from step {step}")
         if jax.process_count() > 1:
             said = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
             step = None if said < 0 else said
@@ -245,10 +247,6 @@ def _find(stage_dir: str | Path, step: int | None, items: Sequence[str]) -> Path
             raise DamagedCheckpoint(f"{stage_dir}: {Rejected(step, tuple(faults), directory / str(step))}")
         return directory / str(step)
     found, rejected = newest(directory, items)
-    if found is None:
-        raise DamagedCheckpoint(
-            f"{stage_dir} has no checkpoint that is whole: {'; '.join(map(str, rejected))}. Train the stage again."
-        )
     for one in rejected:
         complain(REJECTED, f"{stage_dir}: {one}. Step {found} is used; training on saves a newer one")
     return directory / str(found)

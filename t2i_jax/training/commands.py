@@ -1,7 +1,7 @@
 """What `t2i ckpt list | verify | diff` do."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ import tyro
 from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.training.checkpoint import load_meta, load_params, steps_saved
 from t2i_jax.training.experiment import Checkpoints
-from t2i_jax.training.manifest import check, read_manifest
+from t2i_jax.training.manifest import OtherForm, check, read_manifest
 from t2i_jax.training.serialize import differences
 from t2i_jax.training.shelf import REJECTED, kept
 from t2i_jax.types import Params
@@ -33,7 +33,7 @@ def list_checkpoints(stage: Stage, hash: bool = True) -> None:
     why = kept(steps_saved(stage), keep, period)
     for step in steps_saved(stage):
         path = directory / str(step)
-        faults = check(path, None if hash else ())
+        faults = _faults(path, None if hash else ())
         state = "DAMAGED" if faults else ("verified" if hash else "not read")
         print(f"{step:>9}  {_saved_at(path)}  {_size(path):>9}  {state:8}  {why.get(step, 'goes with the next save')}")
         for fault in faults:
@@ -55,7 +55,7 @@ def verify(stage: Stage, step: int | None = None) -> int:
     damaged = 0
     for one in there if step is None else [step]:
         path = directory / str(one)
-        faults = check(path)
+        faults = _faults(path)
         damaged += bool(faults)
         print(
             f"step {one} is DAMAGED"
@@ -113,6 +113,14 @@ def compare(one: Params, two: Params, leaves: int = 20) -> Iterator[str]:
         yield f"  and {len(rows) - leaves} more leaves that differ less"
     alike = same == total == len(a.keys() | b.keys())
     yield f"parameters: {'equal bit for bit' if alike else f'{same} of {total} common leaves are equal bit for bit'}"
+
+
+def _faults(path: Path, items: Sequence[str] | None = None) -> list[str]:
+    """What is wrong with a step, or keeps it from being read."""
+    try:
+        return check(path, items)
+    except (OSError, OtherForm) as error:
+        return [str(error)]
 
 
 def _read(place: str) -> tuple[str, Params, dict[str, Any]]:

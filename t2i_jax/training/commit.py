@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from t2i_jax.parallel.hosts import exchange, forget, leader
-from t2i_jax.training.manifest import check, sync_directory, write_manifest
+from t2i_jax.training.manifest import OtherForm, check, sync_directory, write_manifest
 
 ITEMS = ("train", "ema", "meta")
 """What a checkpoint consists of, each a folder in the step's directory."""
@@ -67,7 +67,7 @@ def clear(directory: Path) -> None:
     """Remove what killed and failed saves left; a step that lacked nothing but its name gets it."""
     for left in directory.glob(f"*{_UNFINISHED}*"):
         final = directory / left.name.split(".")[0]
-        if final.name.isdigit() and not final.exists() and not check(left):
+        if final.name.isdigit() and not final.exists() and _whole(left):
             os.rename(left, final)
             sync_directory(directory)
         else:
@@ -76,6 +76,14 @@ def clear(directory: Path) -> None:
     trash.mkdir(exist_ok=True)  # while there is room for it
     for gone in trash.iterdir():
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _whole(left: Path) -> bool:
+    """Whether every file is as it was written; not so where that can't be known, for it never counted."""
+    try:
+        return not check(left)
+    except (OSError, OtherForm):
+        return False
 
 
 class Items(ocp.CompositeCheckpointHandler):

@@ -10,6 +10,7 @@ It tells damage, not forgery: a hash against forgery took a sixth of the save.
     faults = check(directory, ("ema",))     # of one item alone
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -27,6 +28,10 @@ BLOCK = 2**24
 _READ = 2**20
 _FORMAT = 2
 _HASH = "xxh3_128"
+
+
+class OtherForm(ValueError):
+    """A manifest that is whole and of a form that this version does not read; the message names it."""
 
 
 def write_manifest(directory: Path, step: int) -> None:
@@ -52,18 +57,22 @@ def check(directory: Path, items: Sequence[str] | None = None) -> list[str]:
     """What is wrong with the files of ``directory``, each with its name; [] if nothing is.
 
     ``items``: folders in it that are looked at, all unless given. Files that no manifest names are not looked at.
+    Raises OSError, naming the path, where a file is there and can't be read now (a disk that fails, a mount that is
+    gone, a right that lacks), and OtherForm: of neither is known that anything is wrong with the files.
     """
     try:
         manifest = read_manifest(directory)
-    except (ValueError, OSError) as error:
+    except OtherForm:
+        raise
+    except ValueError as error:
         return [str(error)]
     wanted = {name: entry for name, entry in manifest["files"].items() if items is None or name.split("/")[0] in items}
     found, faults = {}, []
     for name, entry in wanted.items():
         try:
             size = (directory / name).stat().st_size
-        except OSError as error:
-            faults.append(f"{name}: {'it is missing' if isinstance(error, FileNotFoundError) else error}")
+        except (FileNotFoundError, NotADirectoryError):
+            faults.append(f"{name}: it is missing")
             continue
         if size != entry["size"]:
             faults.append(f"{name}: it has {size:,} bytes, and {entry['size']:,} were written")
@@ -71,8 +80,8 @@ def check(directory: Path, items: Sequence[str] | None = None) -> list[str]:
             found[name] = size
     try:
         digests = _digests(directory, found, manifest["block"])
-    except OSError as error:
-        return [*faults, f"{error.filename or directory}: it cannot be read: {error.strerror}"]
+    except FileNotFoundError as error:  # a training that is under way lets go of its old steps
+        return [*faults, f"{error.filename}: it is missing"]
     for name, blocks in digests.items():
         bad = [i for i, (now, then) in enumerate(zip(blocks, wanted[name][_HASH], strict=True)) if now != then]
         if bad:
@@ -82,18 +91,23 @@ def check(directory: Path, items: Sequence[str] | None = None) -> list[str]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of ``directory``. Raises ValueError, naming it, where it is missing, damaged or another step's."""
+    """The manifest of ``directory``. Raises ValueError, naming it, where it is missing, damaged or another step's,
+    OtherForm and OSError as ``check``."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
-        claimed = manifest.pop("digest")
-        if manifest["format"] != _FORMAT:
-            raise ValueError(f"{MANIFEST}: it is of the form {manifest['format']}, and this version reads {_FORMAT}")
+        with _naming(directory / MANIFEST):
+            manifest = json.loads((directory / MANIFEST).read_bytes())
+        claimed, form = manifest.pop("digest"), manifest["format"]
     except FileNotFoundError:
         raise ValueError(f"{MANIFEST}: it is missing, so nothing vouches for the files") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{MANIFEST}: it is damaged ({type(error).__name__}: {error})") from error
     if claimed != _digest(manifest):
         raise ValueError(f"{MANIFEST}: it is damaged: its own digest is another")
+    if form != _FORMAT:
+        raise OtherForm(
+            f"{directory / MANIFEST} is of the form {form}, and this version of t2i_jax reads {_FORMAT}: go on with "
+            "the version that wrote it, or, if you trust the files, write a manifest anew (docs/reliability.md: how)"
+        )
     if str(manifest["step"]) != directory.name.split(".")[0]:
         raise ValueError(f"{MANIFEST}: it is that of step {manifest['step']}")
     return manifest
@@ -144,12 +158,22 @@ def _digests(directory: Path, sizes: dict[str, int], block: int) -> dict[str, li
 
 def _digest_at(path: Path, start: int, length: int) -> str:
     total, room = xxhash.xxh3_128(), memoryview(bytearray(_READ))
-    with path.open("rb", buffering=0) as file:
+    with _naming(path), path.open("rb", buffering=0) as file:
         file.seek(start)
         while length > 0 and (count := file.readinto(room[:length])):
             total.update(room[:count])
             length -= count
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError inside names the file, which one of reading an open file does not of itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -21,6 +21,10 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint that was asked for is not what was written; the message names its files."""
 
 
+class NoneWhole(DamagedCheckpoint):
+    """There are checkpoints, and not one is what was written."""
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A committed step that is not used."""
@@ -43,19 +47,28 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit() and entry.is_dir())
 
 
-def newest(directory: Path, items: Sequence[str] | None = None) -> tuple[int | None, list[Rejected]]:
+def newest(
+    directory: Path, items: Sequence[str] | None = None, among: Sequence[int] | None = None
+) -> tuple[int | None, list[Rejected]]:
     """The newest step of which ``items`` (all unless given) are as they were written, and the newer ones that are not.
 
-    (None, rejected) where no step can be trusted.
+    ``among``: the steps in question, the one that is best first, in place of all. (None, []) where there is none.
+    Raises NoneWhole where there are some and none can be trusted, and what ``check`` raises; nothing is moved.
     """
-    rejected = []
-    for step in reversed(steps(directory)):
+    rejected: list[Rejected] = []
+    for step in reversed(steps(directory)) if among is None else among:
         path = directory / str(step)
         faults = check(path, items)
         if not faults:
             return step, rejected
         rejected.append(Rejected(step, tuple(faults), path))
-    return None, rejected
+    if rejected:
+        raise NoneWhole(
+            f"{directory} has checkpoints, and none is whole: {'; '.join(map(str, rejected))}. Nothing was moved or "
+            "removed. Put the files that are named back from a copy, or move the directory away and the stage begins "
+            "anew. docs/reliability.md says what to do about a step that lacks nothing but its manifest"
+        )
+    return None, []
 
 
 def set_aside(one: Rejected) -> Rejected:

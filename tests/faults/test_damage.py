@@ -10,6 +10,7 @@ from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training import train
 from t2i_jax.training.checkpoint import Saver, load_params, steps_saved
 from t2i_jax.training.manifest import check
+from t2i_jax.training.shelf import NoneWhole
 from tests.faults.damage import KINDS, damage, files_of
 from tests.training.test_checkpoint import begin, equal, shapes
 from tests.training.test_loop import FIRST, lines
@@ -80,6 +81,22 @@ def test_a_training_whose_newest_checkpoint_is_damaged_ends_as_one_that_was_not(
     assert "Going on from step 2" in said
     equal(load_params(straight / "toy")[0], load_params(run / "toy")[0])
     assert [row.get("checkpoints_rejected", 0) for row in lines(run / "toy")] == [0, 0, 1, 1, 1, 1]
+
+
+def test_where_no_checkpoint_is_whole_the_training_stops_and_nothing_is_moved_or_lost(tmp_path):
+    train(FIRST, tmp_path, until=3)
+    steps = tmp_path / "toy" / "checkpoints"
+    (path, *_) = (steps / "2" / "train").rglob("d/*")
+    damage(path, "flip", np.random.default_rng(0), path)
+    (steps / "3" / "manifest.json").unlink()
+    before = {file: file.read_bytes() for file in (tmp_path / "toy").rglob("*") if file.is_file()}
+    with pytest.raises(NoneWhole, match=r"step 3 is damaged: manifest.json: it is missing.*step 2 is damaged: train/d"):
+        train(FIRST, tmp_path)
+    (steps / "3" / "manifest.json").symlink_to("manifest.json")  # to itself: it is there and can't be read
+    with pytest.raises(OSError, match="manifest.json"):
+        train(FIRST, tmp_path)
+    (steps / "3" / "manifest.json").unlink()
+    assert {file: file.read_bytes() for file in (tmp_path / "toy").rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.stress

@@ -5,7 +5,7 @@ import xxhash
 
 from t2i_jax.training import manifest
 from t2i_jax.training.commit import clear, commit
-from t2i_jax.training.manifest import MANIFEST, check, write_manifest
+from t2i_jax.training.manifest import MANIFEST, OtherForm, check, write_manifest
 from t2i_jax.training.shelf import steps
 
 
@@ -55,7 +55,7 @@ def test_every_fault_is_named(step):
     (lambda text: text.replace('"size": 2,', '"size": 3,'), "its own digest is another"),
     (lambda text: text[:-30], "damaged (JSONDecodeError"),
     (lambda text: "[]", "damaged"),
-    (lambda text: text.replace('"format": 2', '"format": 1'), "of the form 1"),
+    (lambda text: text.replace('"format": 2', '"format": 1'), "its own digest is another"),
 ])  # fmt: skip
 def test_a_damaged_manifest_vouches_for_nothing(step, change, words):
     write_manifest(step, 7)
@@ -63,6 +63,24 @@ def test_a_damaged_manifest_vouches_for_nothing(step, change, words):
     (fault,) = check(step)
     assert fault.startswith("manifest.json: ")
     assert words in fault
+
+
+def test_a_manifest_of_another_form_is_no_damage(step, monkeypatch):
+    monkeypatch.setattr(manifest, "_FORMAT", 3)
+    write_manifest(step, 7)
+    monkeypatch.undo()
+    with pytest.raises(OtherForm, match=f"{step / MANIFEST} is of the form 3, and this version of t2i_jax reads 2"):
+        check(step)
+
+
+@pytest.mark.parametrize("name", ["ema/d/values", MANIFEST])
+def test_a_file_that_is_there_and_cannot_be_read_is_no_damage(step, name):
+    write_manifest(step, 7)
+    (step / name).unlink()
+    (step / name).symlink_to(name.split("/")[-1])  # to itself, which the kernel follows in vain
+    with pytest.raises(OSError, match="Too many levels") as error:
+        check(step)
+    assert error.value.filename == str(step / name)
 
 
 def test_a_step_without_a_manifest_or_with_anothers_does_not_count(step):
