@@ -16,6 +16,7 @@ and set aside, and the newest whole one is used.
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,19 @@ class SaveFailed(OSError):
 class Saver:
     """The checkpoints of one training. Close it before the process ends; all processes call all of it alike.
 
-    ``keep`` newest stay, and the newest of every ``period`` steps (0: only those). So many saves in a row as
-    ``tolerate`` says may fail; what they left is removed, and training goes on. ``report(counter, text)`` is told of
+    ``keep`` newest stay, the newest of every ``period`` steps (0: only those), and those that a roll-back needs, of the
+    multiples of ``every``. So many saves in a row as ``tolerate`` says may fail; what they left is removed, and
+    training goes on. ``report(counter, text)`` is told of
     everything that is wrong.
     """
 
-    def __init__(self, directory: Path, keep: int, period: int = 0, tolerate: int = 3):
+    def __init__(self, directory: Path, keep: int, period: int = 0, tolerate: int = 3, every: int = 0):
         self.directory = Path(directory).absolute()
         self.report: Callable[[str, str], None] = complain
         self.rejected: list[Rejected] = []
         """Damaged checkpoints that were found, newer than the one in use."""
-        self._keep, self._period, self._tolerate = keep, period, tolerate
+        self._kept = partial(kept, keep=keep, period=period, every=every)
+        self._tolerate = tolerate
         self._latest = self._open()
         self._writer = Writer()
         self._pool = ThreadPoolExecutor(1, "saver")
@@ -154,7 +157,7 @@ class Saver:
         self._writer.finish()
         if leader():
             there = steps(self.directory)
-            for step in set(there) - set(kept(there, self._keep, self._period)):
+            for step in set(there) - set(self._kept(there)):
                 try:
                     discard(self.directory / str(step))
                 except OSError as error:

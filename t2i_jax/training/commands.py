@@ -29,8 +29,7 @@ def list_checkpoints(stage: Stage, hash: bool = True) -> None:
         hash: Read every byte to see whether it is as it was written; without, only the manifests are read.
     """
     directory = _directory(stage)
-    keep, period = _kept_by(Path(stage) / "config.json")
-    why = kept(steps_saved(stage), keep, period)
+    why = kept(steps_saved(stage), *_kept_by(Path(stage) / "config.json"))
     for step in steps_saved(stage):
         path = directory / str(step)
         faults = _faults(path, None if hash else ())
@@ -138,10 +137,10 @@ def _directory(stage: str) -> Path:
     return directory
 
 
-def _kept_by(config: Path) -> tuple[int, int]:
-    """``keep`` and ``keep_period`` of the training that the config describes; the defaults where there is none."""
+def _kept_by(config: Path) -> list[int]:
+    """``keep``, ``keep_period`` and ``every`` of the training that the config describes; else the defaults."""
     saved = json.loads(config.read_text()).get("checkpoints", {}) if config.exists() else {}
-    return saved.get("keep", Checkpoints.keep), saved.get("keep_period", Checkpoints.keep_period)
+    return [saved.get(name, getattr(Checkpoints, name)) for name in ("keep", "keep_period", "every")]
 
 
 def _saved_at(path: Path) -> str:

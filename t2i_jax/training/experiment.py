@@ -26,7 +26,8 @@ class Checkpoints:
     every: int = 1000
     """Steps between two saves: what a killed run loses at most."""
     keep: int = 3
-    """Newest checkpoints that stay on disk."""
+    """Newest checkpoints that stay on disk. Beside them at most two that a roll-back may need: the newest that `every`
+    asked for, where signals asked for newer ones."""
     keep_period: int = 0
     """Of every so many steps the newest checkpoint stays for good; 0 keeps none but the newest."""
     tolerate: int = 3

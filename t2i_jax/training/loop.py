@@ -62,7 +62,10 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
         paths.write(experiment)
 
     kept = experiment.checkpoints
-    with jax.set_mesh(mesh), Saver(paths.checkpoints, kept.keep, kept.keep_period, kept.tolerate) as saver:
+    with (
+        jax.set_mesh(mesh),
+        Saver(paths.checkpoints, kept.keep, kept.keep_period, kept.tolerate, kept.every) as saver,
+    ):
         meta, now, changes = {"finished": False}, origin(experiment, made_from, mesh), []
         if saver.latest() is not None:
             meta = saver.meta()

@@ -2,7 +2,7 @@
 
     steps(directory)                      # [100, 200, 300]: all that were committed
     step, rejected = newest(directory)    # (200, [Rejected(300, ...)]): the newest whose every byte is as written
-    kept(steps, keep=3, period=1000)      # {step: why it stays}
+    kept(steps, keep=3, every=1000)       # {step: why it stays}
 """
 
 import os
@@ -82,14 +82,19 @@ def set_aside(one: Rejected) -> Rejected:
     return Rejected(one.step, one.faults, to)
 
 
-def kept(steps: Iterable[int], keep: int, period: int = 0) -> dict[int, str]:
-    """The steps that stay, each with the reason: the ``keep`` newest, and the newest of every ``period`` steps.
+def kept(steps: Iterable[int], keep: int, period: int = 0, every: int = 0) -> dict[int, str]:
+    """The steps that stay, each with the reason: the ``keep`` newest, the newest of every ``period`` steps, and the two
+    newest (of ``keep`` 1: the newest) that were due, as multiples of ``every``, whatever was saved because of a signal.
 
     A period ends with a multiple of ``period``: of 100, 200, ..., 2500 with 1000 these are 1000, 2000 and, for now,
-    2500. 0 keeps none but the newest.
+    2500. 0 keeps none but the newest. A roll-back goes to the newest step that was due before a row of bad ones, into
+    which the last one may have fallen: hence two.
     """
     ordered = sorted(steps)
     why = {step: f"among the {keep} newest" for step in ordered[-keep:]}
+    due = [step for step in ordered if every and step % every == 0]
+    for step in due[-min(keep, 2) :]:
+        why.setdefault(step, "where a roll-back leads")
     ends = {-(-step // period) * period: step for step in ordered} if period else {}  # the newest of each comes last
     for end, step in ends.items():
         why.setdefault(step, f"the newest of steps {end - period + 1} to {end}")

@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2i_jax.training.nonfinite import last_before
 from t2i_jax.training.shelf import kept
 
 
@@ -18,3 +19,19 @@ def test_removing_as_one_goes_leaves_what_removing_at_the_end_would(saved, keep,
     for step in sorted(saved):
         there = list(kept([*there, step], keep, period))
     assert there == list(kept(saved, keep, period))
+
+
+@given(st.sets(st.integers(1, 20), min_size=4), st.integers(1, 4), st.integers(1, 6), st.integers(1, 3), st.data())
+def test_signals_change_nothing_of_where_a_roll_back_leads(signals, keep, every, row, data):
+    every = max(every, row - 1)  # with fewer, more than one step that is due may fall into the row
+    last = data.draw(st.integers(every + row, 20))  # of the row
+    due = lambda step: step % every == 0
+    unbroken, stopped = [], []
+    for step in range(1, last):
+        if due(step):
+            unbroken = list(kept([*unbroken, step], keep, every=every))
+        if due(step) or step in signals:
+            stopped = list(kept([*stopped, step], keep, every=every))
+    first = last - row + 1
+    found, wanted = last_before(first, stopped, every), last_before(first, unbroken, every)
+    assert found == wanted or min(found, wanted) >= first  # one inside the row holds the state from before it
