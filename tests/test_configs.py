@@ -11,7 +11,9 @@ from configs.emoji.captions import SEEN, UNSEEN
 from t2i_jax import load_dataset
 from t2i_jax.dalle2 import POLISH, STAGES
 from t2i_jax.parallel.rules import leaf_name, leaf_spec
-from t2i_jax.training.inputs import batch_shapes
+from t2i_jax.text import Tokenizer
+from t2i_jax.training.inputs import Inputs, batch_shapes
+from t2i_jax.training.run import Run
 
 EMOJI = [f"emoji.{name}" for name in (*STAGES, POLISH)]
 DEMO = [f"emoji.{name}" for name in STAGES]
@@ -83,3 +85,38 @@ def test_the_sheets_captions_are_seen_and_unseen_as_it_says():
     assert set(SEEN) <= set(trained)
     assert set(UNSEEN) <= set(held_out) - set(trained)
     assert {caption.split(",")[0] for caption in UNSEEN} <= set(trained)  # the thing itself is known
+
+
+@pytest.mark.parametrize("name", [*EMOJI, *DALLE2])
+def test_the_tokenizer_that_any_stage_makes_is_as_large_as_the_text_tower(name):
+    experiment = importlib.import_module(f"configs.{name}").config()
+    known = experiment.stage.vocabulary()
+    assert (known is None) == (experiment.stage.name in ("vae", POLISH))
+    assert known is None or known == experiment.data.vocab
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A run that has no more than a tokenizer."""
+    root = tmp_path_factory.mktemp("run")
+    captions = (caption for captions in load_dataset("emoji64", "val_pair").captions for caption in captions)
+    Tokenizer.train(captions, root / "tokenizer.model")
+    return root
+
+
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler"])
+def test_a_text_tower_that_knows_fewer_tokens_than_the_tokenizer_has_is_refused(name, root):
+    experiment = importlib.import_module(f"configs.emoji.{name}").config()
+    Inputs.open(experiment, Run(root, name))
+    stage = experiment.stage
+    clip = stage.model if name == "clip" else stage.clip
+    small = clip.clone(text=clip.text.clone(vocab=1024))
+    stage = dataclasses.replace(stage, **{"model" if name == "clip" else "clip": small})
+    with pytest.raises(ValueError, match=f"the stage '{name}' knows 1024: set the vocab of its text tower"):
+        Inputs.open(dataclasses.replace(experiment, stage=stage), Run(root, name))
+
+
+def test_the_tokenizer_that_a_training_makes_has_as_many_tokens_as_its_data_say(tmp_path):
+    experiment = importlib.import_module("configs.emoji.vae").config()
+    data = dataclasses.replace(experiment.data, split="val_pair", vocab=700)
+    assert Inputs.open(dataclasses.replace(experiment, data=data), Run(tmp_path, "vae")).tokenizer.vocab == 700

@@ -11,7 +11,7 @@ Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for
 
 import dataclasses
 
-from configs.dalle2.vae import CONTEXT, DATA, MESH
+from configs.dalle2.vae import CONTEXT, DATA, MESH, VOCAB
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.remat import Remat
 from t2i_jax.stages import ClipStage
@@ -19,7 +19,7 @@ from t2i_jax.training import AdamW, Cosine, Experiment
 
 KIND = {"dtype": "bfloat16", "remat": Remat(())}
 MODEL = CLIP(
-    text=TextTower(vocab=32_768, context=CONTEXT, width=1024, depth=24, heads=8, **KIND),
+    text=TextTower(vocab=VOCAB, context=CONTEXT, width=1024, depth=24, heads=8, **KIND),
     vision=VisionTower(image_size=256, patch=16, width=1280, depth=32, heads=10, **KIND),
     embedding=1024,
 )

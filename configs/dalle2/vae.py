@@ -19,8 +19,16 @@ from t2i_jax.training import AdamW, Constant, Experiment
 MODEL = AutoencoderKL(
     channels=(128, 256, 512, 512), layers=2, latent_channels=16, groups=32, dtype="bfloat16", remat=Remat(())
 )
-CONTEXT = 256
-DATA = Data(dataset="coco_captions", split="train", image_size=256, context=CONTEXT, truncate=True, batch=2048)
+CONTEXT, VOCAB = 256, 32_768
+DATA = Data(
+    dataset="coco_captions",
+    split="train",
+    image_size=256,
+    context=CONTEXT,
+    vocab=VOCAB,
+    truncate=True,
+    batch=2048,
+)
 MESH = Mesh(replica=-1, data=16)
 
 

@@ -22,6 +22,9 @@ class Data:
     nearest to its own; all pictures of a step have one shape. Samples and evaluations keep image_size."""
     context: int = 32
     """Tokens a caption has room for, two of them for its begin and end marks."""
+    vocab: int = 3072
+    """Most token ids of the tokenizer that is made of the captions; of few captions it has fewer. All stages of a
+    cascade share one tokenizer: give them all the same, and text towers that know as many."""
     truncate: bool = False
     """Cut captions that are longer than the context, losing their end, instead of refusing the data."""
     flip: bool = True
@@ -67,6 +70,8 @@ class Data:
             raise ValueError(f"data.batch={self.batch} and data.image_size={self.image_size} must be at least 1")
         if self.context < 3:
             raise ValueError(f"data.context={self.context} has no room beside the two marks; give at least 3")
+        if self.vocab < 512:
+            raise ValueError(f"data.vocab={self.vocab}: bytes and marks alone take 260; give at least 512")
         if any(not weight >= 0 for weight in self.caption_weights) or self.caption_weights[:1] == (0,):
             raise ValueError(
                 f"data.caption_weights={self.caption_weights}: none may be negative and the first must be positive, "

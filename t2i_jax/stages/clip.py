@@ -105,6 +105,9 @@ class ClipStage(Stage):
     def init(self, rng: Array, batch: Batch) -> Params:
         return self.model.init(rng, normalize(batch["image"][:1]), batch["tokens"][:1])["params"]
 
+    def vocabulary(self) -> int:
+        return self.model.text.vocab
+
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         image = moved(rng, normalize(batch["image"]), self.shift)
         images, texts, scale = self.model.apply({"params": params}, image, batch["tokens"])

@@ -61,6 +61,9 @@ class DecoderStage(Stage):
         pooled = jnp.zeros((1, self.clip.embedding))
         return self.model.init(rng, jnp.zeros((1, side, side, c)), jnp.zeros(1), context, pooled)["params"]
 
+    def vocabulary(self) -> int:
+        return self.clip.text.vocab
+
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
         return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
 

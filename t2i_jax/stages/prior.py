@@ -47,6 +47,9 @@ class PriorStage(Stage):
         mask = jnp.ones((1, features.shape[1]), bool)
         return self.model.init(rng, one, jnp.zeros(1), one, features, mask)["params"]
 
+    def vocabulary(self) -> int:
+        return self.clip.text.vocab
+
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
         return {"clip": clip_params(self.clip, rng, batch)}
 

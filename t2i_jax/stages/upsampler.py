@@ -57,6 +57,9 @@ class UpsamplerStage(Stage):
         pooled = jnp.zeros((1, self.clip.embedding))
         return self.model.init(rng, x, jnp.zeros(1), jnp.stack([pooled, pooled], 1), pooled)["params"]
 
+    def vocabulary(self) -> int:
+        return self.clip.text.vocab
+
     def expects(self, rng: Array, batch: Batch) -> dict[str, Params]:
         return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
 

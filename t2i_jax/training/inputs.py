@@ -46,14 +46,15 @@ class Inputs:
         if leader():
             deal_of(data, dataset, paths.cache)  # writes the sizes, where buckets need them
         if not paths.tokenizer.exists() and leader():
-            Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer)
+            Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer, data.vocab)
         barrier(f"tokenizer of {experiment.stage.name}")
         tokenizer = Tokenizer.load(paths.tokenizer)
         known = experiment.stage.vocabulary()
         if known is not None and known < tokenizer.vocab:
             raise ValueError(
                 f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
-                f"{experiment.stage.name!r} knows {known}: set its vocab to at least {tokenizer.vocab}"
+                f"{experiment.stage.name!r} knows {known}: set the vocab of its text tower to at least "
+                f"{tokenizer.vocab}, or train into another run with data.vocab={known} in every stage"
             )
         unusable = Unusable(paths.unusable(jax.process_index()), dataset)
         return cls(data, experiment.seed, dataset, tokenizer, unusable, share, paths.cache)

@@ -117,7 +117,7 @@ def test_a_frozen_stage_of_another_size_names_the_leaf_and_both_shapes(run, tmp_
 
 
 def test_a_vocabulary_that_is_too_small_is_refused(run):
-    with pytest.raises(ValueError, match="knows 10: set its vocab to at least"):
+    with pytest.raises(ValueError, match="knows 10: set the vocab of its text tower to at least"):
         train(dataclasses.replace(SECOND, stage=Second(vocab=10)), run)
 
 
