@@ -37,10 +37,10 @@ def check_captions(
         )
 
 
-def check_bad(data: Data, dataset: Examples, bad: Mapping[int, str], of: int) -> None:
-    """Raise ValueError with a report where more examples than ``data.max_bad`` of ``of`` are unusable. ``bad``: the
-    reasons by example."""
-    if len(bad) <= data.max_bad * of:
+def check_bad(data: Data, dataset: Examples, bad: Mapping[int, str], of: int, least: int = 0) -> None:
+    """Raise ValueError with a report where more examples than ``data.max_bad`` of ``of``, or of ``least`` where that is
+    more, are unusable. ``bad``: the reasons by example."""
+    if len(bad) <= data.max_bad * max(of, least):
         return
     several = len(parts_of(dataset)) > 1
     where = lambda index: f" in {named(part_at(dataset, index))}" if several else ""

@@ -9,18 +9,18 @@ from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 from jaxtyping import UInt8
 
+from t2i_jax.data.checks import check_bad
 from t2i_jax.data.dataset import check
 from t2i_jax.data.deal import Deal, square
 from t2i_jax.data.mixture import Examples, named, part_at, title
 from t2i_jax.data.pictures import BadPicture, pixels
+from t2i_jax.data.settings import Data
 
 _CHUNK = 512
-_TRIES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +75,27 @@ def usable(record: dict, out: np.ndarray) -> np.ndarray:
     return pixels(record["image"], out.shape[:2], out)
 
 
-def stand_in(dataset: Examples, deal: Deal, index: int, out: np.ndarray | None, bad: dict[int, str]) -> dict:
+def stand_in(
+    data: Data, dataset: Examples, deal: Deal, index: int, out: np.ndarray | None, bad: dict[int, str],
+    known: dict[int, str],
+) -> dict:  # fmt: skip
     """The record of the first usable example that may stand in for ``index``, its pixels in ``out`` if given; those
-    before it go into ``bad`` with the reason. Raises ValueError where a thousand are unusable."""
-    for other in islice(deal.stand_ins(index), _TRIES):
-        (record,) = dataset.records([other])
-        try:
-            check(record) if out is None else usable(record, out)
-        except BadPicture as error:
-            bad[other] = error.reason
-            continue
-        return record
-    where = named(part_at(dataset, index))
-    raise ValueError(f"{len(bad)} examples near {index} of {where} are all unusable: {Counter(bad.values())}")
+    before it go into ``bad`` with the reason. ``known``: what any search has found unusable and none looks at again, or
+    a file that can't be read would be gone through at every visit. Raises ValueError where that is more of the data
+    than ``data.max_bad``, or all."""
+    for other in deal.stand_ins(index):
+        if other not in known:
+            (record,) = dataset.records([other])
+            try:
+                check(record) if out is None else usable(record, out)
+                return record
+            except BadPicture as error:
+                known[other] = error.reason
+        bad[other] = known[other]
+        if len(known) > data.max_bad * len(dataset):
+            check_bad(data, dataset, dict(known), len(dataset))  # a copy: other threads add to it
+    reasons = dict(Counter(dict(known).values()))
+    raise ValueError(f"all {len(dataset)} examples of {title(dataset)} are unusable: {reasons}")
 
 
 def replacement(index: int, deal: Deal, bad: Container[int]) -> int:

@@ -37,7 +37,8 @@ class Data:
     memory_gb: float = 1.0
     """A split whose pictures take less than this once decoded is decoded once and kept in memory."""
     max_bad: float = 0.01
-    """Share of examples that may turn out unusable, and be replaced, before the run stops."""
+    """Share of examples that may turn out unusable, and be replaced, before the run stops: of all, and while data that
+    do not fit memory are read, of those that were visited so far (of 10,000, where that is less)."""
 
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:

@@ -28,6 +28,9 @@ from t2i_jax.text.tokenizer import Tokenizer
 
 _PIECE = 64
 """Pictures that a thread makes in one go, at most."""
+_FEW = 10_000
+"""Visits, of which so many may be unusable as the share that is allowed of them: one of the first is no reason to
+stop."""
 _PIXELS = 16 * 2**20
 """Bytes of them, at most: on a host of a hundred cores as many pieces are under way."""
 
@@ -43,6 +46,7 @@ class Stream(Iterator):
         self._images, self._first, self._next = images, step, step
         self._make = _Maker(data, dataset, tokenizer, shares, images)
         self.bad: dict[int, str] = {}
+        self._visited: dict[int, str] = {}
         self._unusable = unusable
         # TensorFlow's threads call Python: they must be gone before the interpreter is, or it aborts at exit
         self._ahead: list[Iterator] = []
@@ -62,9 +66,18 @@ class Stream(Iterator):
         if new := self._make.bad.pop(step, None):
             self.bad |= new
             self._unusable(new)
-        steps = max(self._next - self._first, 100)  # one bad example in the first batch is no reason to stop
-        check_bad(self._data, self._dataset, self.bad, steps * self._share)
+        self._check(batch["index"])
         return batch
+
+    def _check(self, index: np.ndarray) -> None:
+        """Raise ValueError where too many of all examples are known as unusable, or too many of those that the order
+        has visited. Stand-ins are no fair sample: a search may have run through a whole file that can't be read."""
+        if not self.bad:
+            return
+        self._visited |= {int(i): self.bad[int(i)] for i in index if int(i) in self.bad}
+        visits, size = (self._next - self._first) * self._share, len(self._dataset)
+        check_bad(self._data, self._dataset, self._visited, min(visits, size), min(_FEW, size))
+        check_bad(self._data, self._dataset, self.bad, size)
 
     def _read(self) -> list[dict[str, np.ndarray]]:
         if not self._ahead:
@@ -120,6 +133,7 @@ class _Maker:
         self.pieces = -(-shares.share // self.rows)
         self.images: dict[int, np.ndarray] = {}
         self.bad: dict[int, dict[int, str]] = {}
+        self._known: dict[int, str] = {}
 
     def __call__(self, step: int, start: int, stop: int) -> dict[str, np.ndarray]:
         """Rows from ``start`` to ``stop`` of the share of a step, without their pictures."""
@@ -136,9 +150,9 @@ class _Maker:
 
         failed = {row: fault for row in range(len(index)) if (fault := place(row))}
         for row, fault in failed.items():
-            bad[records[row]["index"]] = fault
-            out = None if images is None else images[row]
-            records[row] = stand_in(self._dataset, deal, records[row]["index"], out, bad)
+            example, out = records[row]["index"], None if images is None else images[row]
+            bad[example] = self._known[example] = fault
+            records[row] = stand_in(self._data, self._dataset, deal, example, out, bad, self._known)
         if failed:  # other captions, of which another may be drawn, and which may forbid a flip
             batch = self._texts(epoch, index, records)
             for row in failed:

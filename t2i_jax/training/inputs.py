@@ -113,7 +113,7 @@ class Inputs:
         try:
             usable(record, out)
         except BadPicture:
-            record = stand_in(self.dataset, deal, index, out, {})
+            record = stand_in(self.data, self.dataset, deal, index, out, {}, {})
         return record, out
 
 

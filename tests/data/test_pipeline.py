@@ -193,6 +193,38 @@ def test_too_many_bad_examples_stop_the_run_with_a_report(data, mixed):
         take(dataclasses.replace(data, max_bad=1.0), damage(mixed, dict.fromkeys(range(37), b"")), 1)
 
 
+def test_while_streaming_a_share_of_bad_examples_is_a_share_of_the_set():
+    data = dataclasses.replace(STREAM, batch=64, truncate=True, max_bad=0.05)
+    hurt = damage(load_dataset("emoji64", "train[:400]"), dict.fromkeys(range(0, 400, 10), b"rubbish"))
+    with pytest.raises(ValueError, match=r"^\d\d of [1-4]\d\d examples of emoji64 train\[:400\] are unusable"):
+        take(data, hurt, 7)
+    assert len(take(dataclasses.replace(data, max_bad=0.1), hurt, 14)) == 14
+
+
+def test_one_bad_example_in_the_first_batch_of_a_large_set_does_not_stop_the_run():
+    emoji = load_dataset("emoji64")
+    data = dataclasses.replace(STREAM, truncate=True, max_bad=0.001)
+    first = int(order(3, 0, 8, len(emoji))[0])
+    told = {}
+    take(data, damage(emoji, {first: b"rubbish"}), 1, unusable=told.update)
+    assert first in told
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_run_while_it_is_a_small_share():
+    emoji, after = load_dataset("emoji64"), load_dataset("emoji64", "train[3600:3601]")
+    data = dataclasses.replace(STREAM, batch=16, truncate=True, flip=False, max_bad=0.25)
+    gone = range(2000, 3600)
+    told = {}
+    clean, hurt = take(data, emoji, 4), take(data, damage(emoji, dict.fromkeys(gone, b"")), 4, unusable=told.update)
+    want, met = arrays(after, 16)[0][0], 0
+    for index, old, new in zip(*(joined(clean)[name] for name in ("index", "image")), joined(hurt)["image"]):
+        met += index in gone
+        np.testing.assert_array_equal(new, want if index in gone else old)
+    assert met > 3 and set(told) <= set(gone) and len(told) > 1000
+    with pytest.raises(ValueError, match=r"of \d+ examples of emoji64 train are unusable \(\d+ × empty file\)"):
+        take(dataclasses.replace(data, max_bad=0.1), damage(emoji, dict.fromkeys(gone, b"")), 4)
+
+
 def flip_a_bit_of_each(dataset, target, places: list[float]):
     """A copy of the data set's directory with bits flipped at some shares of its file's length."""
     shutil.copytree(dataset.directory, target)
