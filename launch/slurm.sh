@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training on SLURM: one process a node, which find each other.
+# A training on SLURM: one process a node, which has all of its GPUs and finds the others.
 #
 #     launch/slurm.sh [--dry-run] NODES COMMAND...
 #     SBATCH_PARTITION=gpu SBATCH_GPUS_PER_NODE=8 launch/slurm.sh 4 t2i train configs/dalle2/decoder.py --run /shared/run

@@ -22,14 +22,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from t2i_jax.parallel.memory import on_cpu
+from t2i_jax.parallel.environment import found, one_a_node, told
 
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead."""
 TIMEOUT = 300
 """Seconds that processes wait for each other, at the start and at every barrier."""
 _told: list[BaseException] = []
-_NAMES = ("T2I_COORDINATOR", "T2I_PROCESSES", "T2I_PROCESS")
 
 
 def join(environment: dict[str, str] | None = None) -> None:
@@ -44,9 +43,12 @@ def join(environment: dict[str, str] | None = None) -> None:
     explicit = told(environment)
     if not (explicit or found(environment)):
         return
+    # JAX gives a process under SLURM the one GPU of its number on the node. () stands for all: None is replaced.
+    whole = (explicit or one_a_node(environment)) and not environment.get("JAX_LOCAL_DEVICE_IDS")
     try:
         jax.distributed.initialize(
             **explicit,
+            local_device_ids=() if whole else None,
             initialization_timeout=TIMEOUT,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=TIMEOUT,
@@ -57,41 +59,6 @@ def join(environment: dict[str, str] | None = None) -> None:
             f"the processes of this run did not find each other at {where} within {TIMEOUT} s: {error}. Is the program "
             "started on every host, with the same coordinator, and is its port open between them?"
         ) from error
-
-
-def told(environment: dict[str, str]) -> dict:
-    """What the three variables say, as arguments of ``jax.distributed.initialize``; {} where they are not set."""
-    given = {name: environment[name] for name in _NAMES if environment.get(name)}
-    if not given:
-        return {}
-    missing = [name for name in _NAMES if name not in given]
-    if missing:
-        raise ValueError(f"{', '.join(given)} is set and {', '.join(missing)} is not: set all three, or none")
-    coordinator, *numbers = (given[name] for name in _NAMES)
-    if not all(number.isdigit() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
-        raise ValueError(
-            f"T2I_PROCESSES={numbers[0]} and T2I_PROCESS={numbers[1]}: the processes are numbered from 0 to "
-            "T2I_PROCESSES - 1"
-        )
-    if not coordinator.rpartition(":")[2].isdigit() or ":" not in coordinator:
-        raise ValueError(f"T2I_COORDINATOR={coordinator}: expected host:port of process 0")
-    keys = ("coordinator_address", "num_processes", "process_id")
-    return dict(zip(keys, (coordinator, *map(int, numbers))))
-
-
-def found(environment: dict[str, str]) -> bool:
-    """Whether the platform (SLURM, or a host of TPUs) tells JAX of the other processes.
-
-    Raises ValueError for variables of a multi-slice TPU run on a machine without TPUs.
-    """
-    stale = [name for name in environment if name.startswith("MEGASCALE_")]
-    if on_cpu() and stale:
-        raise ValueError(
-            f"{', '.join(sorted(stale))} is set, and this machine has no TPU: variables left from another run make JAX "
-            "wait for hosts that will never come. Unset them."
-        )
-    slurm = int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment
-    return slurm or (not on_cpu() and "TPU_WORKER_HOSTNAMES" in environment)
 
 
 def leader() -> bool:
@@ -106,10 +73,9 @@ def barrier(name: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    from jax._src import distributed  # jax.experimental's own barrier has no timeout
-
+    client = _client()  # jax.experimental's own barrier has no timeout
     try:
-        distributed.global_state.client.wait_at_barrier(name, TIMEOUT * 1000)
+        client.wait_at_barrier(name, TIMEOUT * 1000)
     except Exception as error:
         raise RuntimeError(f"not all processes came to the barrier {name!r} within {TIMEOUT} s: {error}") from error
 
@@ -120,9 +86,7 @@ def exchange(name: str, word: str, timeout_ms: int) -> list[str]:
     Needs no device, so that any thread may call it while the main one trains. Raises what the runtime raises where a
     process does not come in time.
     """
-    from jax._src import distributed
-
-    client = distributed.global_state.client
+    client = _client()
     client.key_value_set(f"{name}/{jax.process_index()}", word)
     client.wait_at_barrier(f"{name}/all", timeout_ms)
     said = {key.rpartition("/")[2]: value for key, value in client.key_value_dir_get(f"{name}/")}
@@ -131,9 +95,20 @@ def exchange(name: str, word: str, timeout_ms: int) -> list[str]:
 
 def forget(name: str) -> None:
     """Let go of what was said at all places whose names begin with ``name/``."""
+    _client().key_value_delete(f"{name}/")
+
+
+def _client():
+    """What speaks to the other processes. Raises RuntimeError where this one has not joined them."""
     from jax._src import distributed
 
-    distributed.global_state.client.key_value_delete(f"{name}/")
+    client = distributed.global_state.client
+    if client is None:
+        raise RuntimeError(
+            f"the devices belong to {jax.process_count()} processes, and this one has not joined the others: nothing "
+            "told it of them (see t2i_jax.parallel.hosts). Set T2I_COORDINATOR, T2I_PROCESSES and T2I_PROCESS"
+        )
+    return client
 
 
 def announce(error: BaseException) -> None:

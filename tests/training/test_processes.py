@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from t2i_jax.parallel.hosts import found, share, told
+from t2i_jax.parallel.hosts import share
 from t2i_jax.parallel.mesh import Mesh, split_batch
 from tests.quick import QUICK
 
@@ -77,26 +77,3 @@ def test_any_mesh_and_any_number_of_processes_train_what_one_device_does(alone, 
 
 def test_one_process_reads_every_row():
     assert share(split_batch(Mesh(data=4, model=2).build()), 16) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        ({"T2I_PROCESS": "0"}, "T2I_COORDINATOR, T2I_PROCESSES is not"),
-        ({"T2I_COORDINATOR": "a:1", "T2I_PROCESSES": "2", "T2I_PROCESS": "2"}, "numbered from 0"),
-        ({"T2I_COORDINATOR": "here", "T2I_PROCESSES": "2", "T2I_PROCESS": "1"}, "host:port"),
-    ],
-)
-def test_variables_that_do_not_fit_together_are_named(given, words):
-    with pytest.raises(ValueError, match=words):
-        told(given)
-
-
-def test_variables_left_from_another_run_are_named():
-    with pytest.raises(ValueError, match="MEGASCALE_NUM_SLICES is set, and this machine has no TPU"):
-        found({"MEGASCALE_NUM_SLICES": "4"})
-
-
-def test_the_environment_says_when_there_are_others():
-    assert told({}) == {} and not found({})
-    assert found({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}) and not found({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
