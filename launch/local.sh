@@ -39,18 +39,25 @@ for ((i = 0; i < processes; i++)); do
 done
 [[ -z $stopped ]] || kill -TERM "${children[@]}" 2>/dev/null || true # the last of them were not there to be told
 
-code=0
-while true; do
-    ended=0
-    wait -n || ended=$?
-    if ((ended == 127)); then
-        break # no child is left
-    elif [[ -n $stopped ]] && ((ended > 128)); then
-        continue # it was our signal that ended the wait, not a child
-    elif ((ended != 0 && code == 0)); then
-        code=$ended
-        # Once is enough: who was told to stop and is saving shall not be told again.
-        [[ -n $stopped ]] || kill -TERM "${children[@]}" 2>/dev/null || true
-    fi
+# Looked at one by one: what `wait -n` returns, 127 or 143, may be a child's own code or none at all.
+left=("${children[@]}") code=0
+while ((${#left[@]} > 0)); do
+    still=()
+    for child in "${left[@]}"; do
+        ended=0
+        if kill -0 "$child" 2>/dev/null; then
+            still+=("$child")
+        else
+            wait "$child" || ended=$?
+        fi
+        if ((ended != 0 && code == 0)); then
+            code=$ended
+            # Once is enough: who was told to stop and is saving shall not be told again.
+            [[ -n $stopped ]] || kill -TERM "${children[@]}" 2>/dev/null || true
+        fi
+    done
+    ((${#still[@]} > 0)) || break
+    left=("${still[@]}")
+    sleep 0.5 || true # Ctrl-C ends it too
 done
 exit "$code"

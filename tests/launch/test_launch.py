@@ -44,6 +44,18 @@ def test_the_first_that_fails_ends_the_others():
     assert done.returncode == 7 and time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("code", [127, 143, 255])
+def test_any_code_is_a_childs_own(code, tmp_path):
+    script = f"[ $T2I_PROCESS = 1 ] && exit {code}; echo $$ > {tmp_path}/other; exec sleep 50"
+    assert run(LAUNCH / "local.sh", 2, "sh", "-c", script).returncode == code
+    other = tmp_path / "other"
+    assert not other.exists() or not Path(f"/proc/{other.read_text().strip()}").exists()
+
+
+def test_a_command_that_is_not_there_fails():
+    assert run(LAUNCH / "local.sh", 2, "t2i-misspelt").returncode == 127
+
+
 def test_a_signal_reaches_every_process_once_and_their_code_comes_back():
     # The second is still saving when the first has ended, which must not bring it a second signal.
     script = "trap 'echo saved; sleep $T2I_PROCESS; exit 75' TERM; echo up; while :; do sleep 0.05; done"
