@@ -3,9 +3,11 @@
     with Stop() as stop:
         while not stop.requested: ...
 
-The first signal asks for the end; a second Ctrl-C interrupts at once, as usual.
+The first signal asks for the end; a second Ctrl-C interrupts at once, as usual. Of several processes JAX's runtime
+listens to SIGTERM and tells the others, so there a Ctrl-C becomes a SIGTERM.
 """
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -38,7 +40,7 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            mine = _SIGNALS if self._processes == 1 else ()  # else JAX's runtime listens, and tells the others
+            mine = _SIGNALS if self._processes == 1 else (signal.SIGINT,)
             self._before = {number: signal.signal(number, self._take) for number in mine}
         return self
 
@@ -46,8 +48,11 @@ class Stop:
         self._restore()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
         signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        if self._processes == 1:
+            self.requested = signal.Signals(number).name
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -42,8 +42,11 @@ def test_sigterm_ends_a_single_process_with_its_step_saved(nursery, straight, fr
     print(f"\n{times} SIGTERM to one process, seed {SEED}: longest {max(took):.2f} s, {finished} runs bit-equal")
 
 
-@pytest.mark.parametrize("processes, times", [(2, 1), pytest.param(3, 20, marks=pytest.mark.stress)])
-def test_sigterm_to_one_of_several_ends_all_after_one_step(nursery, straight, fresh, tmp_path, processes, times):
+@pytest.mark.parametrize("number, processes, times", [
+    (signal.SIGINT, 2, 1),  # becomes a SIGTERM
+    pytest.param(signal.SIGTERM, 3, 20, marks=pytest.mark.stress),
+])  # fmt: skip
+def test_a_signal_to_one_of_several_ends_all_after_one_step(nursery, fresh, tmp_path, number, processes, times):
     rng, took = random.Random(SEED), []
     for turn in range(times):
         root = fresh(f"run{turn}")
@@ -51,13 +54,13 @@ def test_sigterm_to_one_of_several_ends_all_after_one_step(nursery, straight, fr
         pids = nursery.group(Life(**life, faults=SLOW), processes)
         until(lambda root=root: reached(root) >= 3, 300, "a step")
         began = time.monotonic()
-        os.kill(rng.choice(pids), signal.SIGTERM)
+        os.kill(rng.choice(pids), number)
         codes = [nursery.wait(pid, 300) for pid in pids]
         took.append(time.monotonic() - began)
         print(f"turn {turn + 1}: all gone {took[-1]:.1f} s after the signal", flush=True)
         assert codes == [EXIT_STOPPED] * processes
         assert saved(root)[-1:] == [reached(root)]
-    print(f"\n{times} SIGTERM to one of {processes}, seed {SEED}: longest {max(took):.2f} s")
+    print(f"\n{times} {number.name} to one of {processes}, seed {SEED}: longest {max(took):.2f} s")
 
 
 HEARTBEAT = 5
