@@ -5,8 +5,8 @@
 Exit codes decide. 0: done. 64 (a wrong call, config or input) and 65 (rolled back in vain from steps that are not
 finite): trying again will not help, so it ends with that code. Anything else (a crash, a killed process, 79: hung, 75:
 stopped by a signal that was not for us) starts it again, after ``--wait`` seconds, twice as long each time until five
-minutes, and as at first once it has run for ten. SIGTERM and Ctrl-C go to the command, which saves and stops, and end
-the supervision. Needs nothing but Python.
+minutes, and as at first once it has run for ten. SIGTERM, Ctrl-C and a terminal that closes end the supervision; the
+command gets one SIGTERM, with which it saves and stops, and a second Ctrl-C as such. Needs nothing but Python.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import time
 
 DONE, HOPELESS = 0, (64, 65)
 LONGEST_WAIT, LONG_RUN = 300.0, 600.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -42,18 +43,21 @@ def supervise(command: list[str], restarts: int, wait: float) -> int:
     child: list[subprocess.Popen] = []
 
     def forward(number: int, frame: object) -> None:
+        again = number == signal.SIGINT and number in asked
         asked.append(number)
-        if child and child[0].poll() is None:
-            child[0].send_signal(number)
+        if child and child[0].poll() is None and (again or len(asked) == 1):
+            child[0].send_signal(signal.SIGINT if again else signal.SIGTERM)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    listened = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in listened}  # under nohup SIGHUP stays ignored
     pause, code = wait, DONE
     try:
         for attempt in range(restarts + 1):
             began = time.monotonic()
-            child[:] = [subprocess.Popen(command)]
-            for number in asked:  # came before the command was known
-                child[0].send_signal(number)
+            # In a session of its own: a terminal's Ctrl-C reaches every process of its group, and would come twice.
+            child[:] = [subprocess.Popen(command, start_new_session=True)]
+            if asked:  # before the command was known
+                child[0].terminate()
             code = child[0].wait()
             lasted = time.monotonic() - began
             if code in (DONE, *HOPELESS) or asked or attempt == restarts:

@@ -1,9 +1,12 @@
 """The launch scripts, run: against real processes on this machine, or against a stand-in of a platform's command."""
 
+import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -94,6 +97,77 @@ def test_a_signal_goes_to_the_command_and_ends_the_supervision():
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 75 and text == ""
+
+
+LISTENER = """
+import signal, sys, time
+told = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: told.append(signal.Signals(number).name))
+print("up", flush=True)
+while len(told) < int(sys.argv[1]):
+    time.sleep(0.05)
+time.sleep(1)  # for one too many
+print("told", *told, flush=True)
+sys.exit(75)
+"""
+
+
+def in_a_terminal(*command):
+    """A command in a terminal of its own: (process, file descriptor of the keyboard and screen)."""
+    ours, theirs = os.openpty()
+    take = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                               preexec_fn=take)  # fmt: skip
+    os.close(theirs)
+    return process, ours
+
+
+def screen(keyboard, until, times=1):
+    """Wait until the screen has shown ``until`` so many times."""
+    seen, end = "", time.monotonic() + 30
+    while seen.count(until) < times:
+        assert select.select([keyboard], [], [], max(0, end - time.monotonic()))[0], seen
+        seen += os.read(keyboard, 1000).decode()
+
+
+@pytest.mark.parametrize("keys, told", [(1, "SIGTERM"), (2, "SIGTERM SIGINT")])
+def test_a_ctrl_c_reaches_the_command_once_and_a_second_as_such(keys, told):
+    command = [sys.executable, "-c", LISTENER, str(keys)]
+    process, keyboard = in_a_terminal(sys.executable, LAUNCH / "supervise.py", "--", *command)
+    try:
+        screen(keyboard, "up")
+        for _ in range(keys):
+            os.write(keyboard, b"\x03")
+            time.sleep(0.2)
+        screen(keyboard, f"told {told}\r\n")
+        assert process.wait(30) == 75
+    finally:
+        process.kill()
+        os.close(keyboard)
+
+
+def test_a_terminal_that_closes_is_a_signal_to_save(tmp_path):
+    script = f"trap 'echo saved > {tmp_path}/saved; exit 75' TERM; echo up; while :; do sleep 0.05; done"
+    process, keyboard = in_a_terminal(sys.executable, LAUNCH / "supervise.py", "--", "bash", "-c", script)
+    try:
+        screen(keyboard, "up")
+        os.close(keyboard)
+        assert process.wait(30) == 75 and (tmp_path / "saved").exists()
+    finally:
+        process.kill()
+
+
+def test_ctrl_c_asks_every_process_of_a_machine_to_save():
+    process, keyboard = in_a_terminal(LAUNCH / "local.sh", "2", sys.executable, "-c", LISTENER, "1")
+    try:
+        screen(keyboard, "up", 2)
+        os.write(keyboard, b"\x03")
+        screen(keyboard, "told ", 2)
+        assert process.wait(30) == 75
+    finally:
+        process.kill()
+        os.close(keyboard)
 
 
 def test_slurm_gets_one_process_a_node_and_the_command_as_it_was(recorder):
