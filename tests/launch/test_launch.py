@@ -189,6 +189,29 @@ def test_the_cascade_is_trained_in_order(recorder):
     assert all(call.splitlines()[2:] == ["--run", "RUN", "--data.dataset", "laion"] for call in calls)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_cascade_with_its_stage_saved(tmp_path, number):
+    script = f"""#!/bin/bash
+trap 'sleep 1; echo saved >> {tmp_path}/calls; exit 75' TERM
+echo "$2" >> {tmp_path}/calls
+while :; do sleep 0.05; done
+"""
+    (tmp_path / "t2i").write_text(script)
+    (tmp_path / "t2i").chmod(0o755)
+    command = [LAUNCH / "cascade.sh", "configs/dalle2", "RUN"]
+    process = subprocess.Popen(command, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    try:
+        end = time.monotonic() + 30
+        while not (tmp_path / "calls").exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(30) == 75
+        assert (tmp_path / "calls").read_text().splitlines() == ["configs/dalle2/vae.py", "saved"]
+    finally:
+        process.kill()
+
+
 GCLOUD = """#!/bin/sh
 echo "$*" >> {root}/calls
 case "$*" in
