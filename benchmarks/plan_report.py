@@ -25,7 +25,7 @@ TOPOLOGIES = (("v5e:16x16", 1), ("v6e:16x16", 1), ("v5p:8x8x8", 1), ("v5p:8x8x8"
 DECIDES = (
     "t2i_jax/models/*.py", "t2i_jax/stages/*.py", "t2i_jax/diffusion/*.py",
     *(f"t2i_jax/parallel/{name}.py" for name in ("chips", "hlo", "mesh", "options", "rules", "topology")),
-    *(f"t2i_jax/training/{name}.py" for name in ("compiled", "experiment", "flops", "inputs", "minimum", "optimizer",
+    *(f"t2i_jax/training/{name}.py" for name in ("compiled", "experiment", "flops", "minimum", "optimizer",
                                                  "plan", "plan_warnings", "program", "state", "step")),
     "configs/dalle2/*.py",
 )  # fmt: skip
