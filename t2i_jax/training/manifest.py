@@ -117,12 +117,13 @@ def sync_directory(directory: Path) -> None:
     """Bring a directory's entries onto the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        _sync(handle)
+        sync(handle)
     finally:
         os.close(handle)
 
 
-def _sync(handle: int) -> None:
+def sync(handle: int) -> None:
+    """Bring an open file onto the disk."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -141,7 +142,7 @@ def _files(directory: Path) -> Iterator[str]:
 def _settle(path: Path) -> int:
     """Bring a file onto the disk; returns its size."""
     with path.open("rb") as file:
-        _sync(file.fileno())
+        sync(file.fileno())
         return os.fstat(file.fileno()).st_size
 
 

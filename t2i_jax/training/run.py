@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.manifest import sync
 from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 
-FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits")
-"""Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt."""
+FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits", "data.memory_gb", "data.max_bad")
+"""Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt. So
+may the places of the data (``data.dataset``), whose content is compared by its digest."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Run:
         changed = [
             f"  {name}: {json.dumps(old)} -> {json.dumps(now)}"
             for name, old, now in changes
-            if name.split(".")[0] not in free
+            if not any(f"{name}.".startswith(f"{one}.") for one in free)
+            if not (name == "data.dataset" and _shares(old) == _shares(now))
         ]
         if changed:
             raise ConfigError(
@@ -141,11 +144,20 @@ def read_experiment(stage_dir: str | Path, classes: tuple[type, ...] = ()) -> Ex
     return experiment
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that no reader ever sees half of it."""
+def write_whole(path: Path, text: str, lasting: bool = True) -> None:
+    """Write a file so that no reader ever sees half of it; ``lasting``: nor does one after a power loss."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    with partial.open("w") as file:
+        file.write(text)
+        if lasting:
+            file.flush()
+            sync(file.fileno())
     os.replace(partial, path)
+
+
+def _shares(dataset: Any) -> list[float]:
+    """Shares of the data sets that an encoded ``data.dataset`` names."""
+    return [share for _, share in dataset] if isinstance(dataset, list) else [1.0]
 
 
 def _current(data: dict) -> dict:

@@ -1,0 +1,40 @@
+"""What may differ when a run goes on."""
+
+import dataclasses
+
+import pytest
+
+from t2i_jax.training import Checkpoints, Limits, Reports
+from t2i_jax.training.run import Run
+from t2i_jax.training.serialize import ConfigError, encode
+from tests.training.test_loop import FIRST
+
+MIXED = (("emoji64", 3.0), ("data/mine", 1.0))
+
+
+def changed(dataset=FIRST.data.dataset, **data):
+    return dataclasses.replace(FIRST, data=dataclasses.replace(FIRST.data, dataset=dataset, **data))
+
+
+@pytest.mark.parametrize("old, new", [
+    (FIRST, changed(max_bad=0.5)),
+    (FIRST, changed(memory_gb=0.0)),
+    (FIRST, changed(dataset="/mnt/emoji64")),
+    (changed(MIXED), changed((("/mnt/emoji64", 3.0), ("data/mine", 1.0)))),
+    (FIRST, dataclasses.replace(
+        FIRST, steps=9, cache_gb=0.0, checkpoints=Checkpoints(), reports=Reports(), limits=Limits(rollbacks=9)
+    )),
+])  # fmt: skip
+def test_what_changes_nothing_that_was_learnt_may_change(tmp_path, old, new):
+    Run(tmp_path, "toy").check_config(encode(old), new)
+
+
+@pytest.mark.parametrize("old, new, says", [
+    (FIRST, changed(batch=32), "data.batch: 16 -> 32"),
+    (FIRST, changed(split="train"), "data.split"),
+    (changed(MIXED), changed((("emoji64", 1.0), ("data/mine", 1.0))), "data.dataset"),
+    (FIRST, changed(MIXED), "data.dataset"),
+])  # fmt: skip
+def test_what_decides_the_examples_may_not(tmp_path, old, new, says):
+    with pytest.raises(ConfigError, match=says):
+        Run(tmp_path, "toy").check_config(encode(old), new)
