@@ -3,10 +3,12 @@
     with Watchdog(experiment.limits.watchdog_s, run.directory / "stacks-0.txt") as watchdog:
         while ...: step(); watchdog.beat()
 
-The time counts from one beat to the next, only while this process runs: one that was suspended does not wake up
-guilty. A thread of its own watches, so it does not matter what the main thread waits for: a collective, a disk, a data
-source. Where even that thread can't run, because C code holds Python's lock, a timer in C writes the stacks into the
-file and ends the process with exit code 1, ``seconds`` after the thread last ran.
+The time counts from one beat to the next. A thread of its own watches, so it does not matter what the main thread waits
+for: a collective, a disk, a data source. Where even that thread can't run, because C code holds Python's lock, a timer
+in C writes the stacks into the file and ends the process with exit code 1, ``seconds`` after the thread last ran.
+
+The thread counts no time in which the whole process was suspended. The timer does: a process that was suspended for
+longer than ``seconds`` may be ended by it when it wakes.
 """
 
 import faulthandler
