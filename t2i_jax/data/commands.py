@@ -98,10 +98,15 @@ def tokenizer(dataset: Annotated[str, tyro.conf.Positional], out: str, split: st
 
     Args:
         dataset: "emoji64", a data set's directory, or a TFDS name prepared on this machine.
-        out: File to write, such as RUN/tokenizer.model.
+        out: File to write, such as RUN/tokenizer.model; one that is there is not replaced.
         split: Split whose captions are used.
         vocab: Most pieces it may have, 260 of them for bytes and marks; few captions give fewer.
     """
+    if Path(out).exists():
+        raise ValueError(
+            f"{out} is there already, and stages that were trained with it would read other words by another one: give "
+            "another file to --out, or move it away"
+        )
     captions = [caption for row in load_dataset(dataset, split).captions for caption in row]
     trained = Tokenizer.train(captions, out, vocab)
     print(f"{out}: {trained.vocab} pieces from {len(captions):,} captions")

@@ -192,6 +192,8 @@ def test_the_commands_build_tokenise_and_show(tmp_path, capsys):
         commands.tokenizer(str(tmp_path / "out"), str(tmp_path / f"{name}.model"), vocab=300)
     assert (tmp_path / "one.model").read_bytes() == (tmp_path / "two.model").read_bytes()
     assert Tokenizer.load(tmp_path / "one.model").vocab <= 300
+    with pytest.raises(ValueError, match="one.model is there already"):  # stages may know it by now
+        commands.tokenizer(str(tmp_path / "out"), str(tmp_path / "one.model"), vocab=290)
     commands.inspect(str(tmp_path / "out"), tokenizer=str(tmp_path / "one.model"))
     said = capsys.readouterr().out
     assert re.search(r"examples\W+9 in ", said)
