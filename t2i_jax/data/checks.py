@@ -37,8 +37,12 @@ def check_captions(
         )
 
 
+class TooManyBad(ValueError):
+    """More examples are unusable than ``data.max_bad`` allows; the message is a report."""
+
+
 def check_bad(data: Data, dataset: Examples, bad: Mapping[int, str], of: int, least: int = 0) -> None:
-    """Raise ValueError with a report where more examples than ``data.max_bad`` of ``of``, or of ``least`` where that is
+    """Raise TooManyBad with a report where more examples than ``data.max_bad`` of ``of``, or of ``least`` where that is
     more, are unusable. ``bad``: the reasons by example."""
     if len(bad) <= data.max_bad * max(of, least):
         return
@@ -46,7 +50,8 @@ def check_bad(data: Data, dataset: Examples, bad: Mapping[int, str], of: int, le
     where = lambda index: f" in {named(part_at(dataset, index))}" if several else ""
     counted = Counter(f"{reason}{where(index)}" for index, reason in bad.items())
     reasons = ", ".join(f"{count} × {reason}" for reason, count in counted.most_common())
-    raise ValueError(
+    raise TooManyBad(
         f"{len(bad)} of {of} examples of {title(dataset)} are unusable ({reasons}), more than "
-        f"data.max_bad={data.max_bad}. Build the data set anew with `t2i data build`, or raise data.max_bad."
+        f"data.max_bad={data.max_bad}. Raise data.max_bad to go on, or begin a new run on data that `t2i data build` "
+        "made anew."
     )

@@ -133,15 +133,20 @@ class Saver:
             raise SaveFailed(f"{self._lost}. The last state is lost: {self._remedy}")
 
     def _open(self) -> int | None:
-        """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from.
-
-        Raises NoneWhole where there are steps and not one is whole, and OSError or OtherForm where one can't be read.
-        """
-        step = None
+        """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from."""
         if leader():
             self.directory.mkdir(parents=True, exist_ok=True)
             clear(self.directory)
-            step, rejected = newest(self.directory)
+        return self.whole()
+
+    def whole(self, among: Sequence[int] | None = None) -> int | None:
+        """The first of the steps ``among`` (default: all, the newest first) that is whole, None where there is none.
+
+        The damaged ones before it are set aside. All processes call it; the first one reads. Raises as ``newest``.
+        """
+        step = None
+        if leader():
+            step, rejected = newest(self.directory, among=among)
             for one in rejected:
                 self.rejected.append(set_aside(one))
                 self.report(REJECTED, f"{self.rejected[-1]}. It is now in {self.rejected[-1].path}")

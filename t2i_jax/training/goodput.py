@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from t2i_jax.training.appender import say
 from t2i_jax.training.run import write_whole
 
 PARTS = ("step", "setup", "compile", "data", "save", "restore", "preview", "skipped", "lost")
@@ -29,9 +30,7 @@ class Goodput:
 
     def __init__(self, path: Path, writes: bool = True):
         self._path, self._writes = path, writes
-        before = json.loads(path.read_text()) if path.exists() else {"reached": 0, "seconds": {}}
-        self._seconds = {name: float(before["seconds"].get(name, 0.0)) for name in PARTS}
-        self._repeat = before["reached"]
+        self._repeat, self._seconds = _read(path)
         """Steps up to this one were done already."""
         self._reached = 0
         self._part, self._clock = "setup", time.perf_counter()
@@ -98,7 +97,7 @@ class Goodput:
         if self._writes:
             account = {"reached": max(self._reached, self._repeat), "seconds": self.seconds()}
             with contextlib.suppress(OSError):
-                write_whole(self._path, json.dumps(account) + "\n")
+                write_whole(self._path, json.dumps(account) + "\n", lasting=False)  # once a second
 
     def _switch(self, name: str) -> str:
         now = time.perf_counter()
@@ -108,3 +107,16 @@ class Goodput:
             self._seconds[self._part] += now - self._clock
         outer, self._part, self._clock = self._part, name, now
         return outer
+
+
+def _read(path: Path) -> tuple[int, dict[str, float]]:
+    """The step that was reached and the seconds in each part; nothing where no account can be read, which is said."""
+    nothing = 0, dict.fromkeys(PARTS, 0.0)
+    try:
+        before = json.loads(path.read_text())
+        return int(before["reached"]), {name: float(before["seconds"].get(name, 0.0)) for name in PARTS}
+    except FileNotFoundError:
+        return nothing
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        say(f"{path} can't be read ({type(error).__name__}: {error}): the account of goodput begins anew")
+        return nothing

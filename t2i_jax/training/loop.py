@@ -25,6 +25,7 @@ from t2i_jax.training.frozen import digest, load_frozen
 from t2i_jax.training.goodput import Goodput
 from t2i_jax.training.inputs import Inputs
 from t2i_jax.training.metrics import Reporter
+from t2i_jax.training.midrun import midrun
 from t2i_jax.training.nonfinite import Guard
 from t2i_jax.training.origin import origin, remarks
 from t2i_jax.training.preview import Preview
@@ -42,7 +43,8 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
 
     ``until`` stops after that step as a signal would: saved, to be continued. Returns 0 when all steps are done, else
     ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
-    the experiment, its data, its directory or the stages it reads, and SaveFailed where its state can't be saved.
+    the experiment, its data, its directory or the stages it reads, SaveFailed where its state can't be saved, and
+    MidrunError for an input that turns bad on the way.
     """
     join()
     keep_memory()
@@ -112,7 +114,8 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
             goodput.mark(number)
             watchdog.beat(f"the save of step {number}")
 
-        with reporter, guard, watchdog, Stop(jax.process_count()) as stop:
+        begun = number
+        with midrun(lambda: number > begun + 1), reporter, guard, watchdog, Stop(jax.process_count()) as stop:
             goodput.begin()
             while number < last and not stop.requested:  # again only after a roll-back
                 with Feed(upcoming, split_batch(mesh)) as feed:

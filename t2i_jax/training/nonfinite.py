@@ -82,13 +82,12 @@ class Guard:
     ) -> tuple[TrainState, int, int]:
         """The last checkpoint's state with the number of the step that tripped, that number, and the checkpoint's.
 
-        ``state`` is freed. Raises FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps
-        between.
+        ``state`` is freed. A checkpoint that is damaged is set aside, as at a start, and the next one is taken. Raises
+        FloatingPointError after ``limits.rollbacks`` of them with next to no finite steps between, and NoneWhole.
         """
         saver.latest()  # waits for a save that is under way
         step, row = self.tripped, self._memory["row"]
         stage_dir = saver.directory.parent
-        target = last_before(step - row + 1, steps_saved(stage_dir), self._every)
         times = self._memory["rollbacks"]
         if times >= self._limits.rollbacks:
             raise FloatingPointError(
@@ -96,6 +95,7 @@ class Guard:
                 f"rolling back did not help {times} times. The checkpoints are whole. See a step with `t2i replay`, "
                 "lower optimizer.learning_rate, lengthen the warm-up or set optimizer.clip."
             )
+        target = saver.whole(ways_back(step - row + 1, steps_saved(stage_dir), self._every)) or 0
         self._memory = {"row": 0, "finite": 0, "rollbacks": times + 1}
         self.tripped = None
         for leaf in jax.tree.leaves(state):
@@ -114,15 +114,13 @@ class Guard:
         self._file.close()
 
 
-def last_before(first: int, saved: list[int], every: int) -> int:
-    """The step to go back to when the steps from ``first`` on were skipped; 0: the beginning.
+def ways_back(first: int, saved: list[int], every: int) -> list[int]:
+    """The steps to go back to when the steps from ``first`` on were skipped, the best first; none: the beginning.
 
     The newest scheduled one before ``first``, else any before it. Where only one inside the row is left, its state is
     that of the step before the row, for skipped steps change nothing.
     """
-    before = [step for step in saved if step < first]
-    scheduled = [step for step in before if step % every == 0]
-    return max(scheduled or before or saved or [0])
+    return sorted(saved, key=lambda step: (step < first, step < first and step % every == 0, step), reverse=True)
 
 
 def renumbered(state: TrainState, step: int) -> TrainState:

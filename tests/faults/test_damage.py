@@ -1,15 +1,19 @@
 """No damage to the newest checkpoint passes in silence: the one before is restored, bit for bit."""
 
+import dataclasses
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from t2i_jax.parallel.mesh import Mesh
-from t2i_jax.training import train
+from t2i_jax.training import Limits, train
 from t2i_jax.training.checkpoint import Saver, load_params, steps_saved
 from t2i_jax.training.manifest import check
+from t2i_jax.training.nonfinite import Guard
+from t2i_jax.training.program import Program
 from t2i_jax.training.shelf import NoneWhole
 from tests.faults.damage import KINDS, damage, files_of
 from tests.training.test_checkpoint import begin, equal, shapes
@@ -97,6 +101,22 @@ def test_where_no_checkpoint_is_whole_the_training_stops_and_nothing_is_moved_or
         train(FIRST, tmp_path)
     (steps / "3" / "manifest.json").unlink()
     assert {file: file.read_bytes() for file in (tmp_path / "toy").rglob("*") if file.is_file()} == before
+
+
+def test_a_roll_back_passes_over_a_damaged_checkpoint_and_sets_it_aside(saved, tmp_path):
+    shutil.copytree(saved[0], tmp_path, dirs_exist_ok=True)
+    states = saved[1]
+    (path, *_) = (tmp_path / "checkpoints" / "2" / "train").rglob("d/*")
+    with Saver(tmp_path / "checkpoints", keep=2) as saver:
+        damage(path, "flip", np.random.default_rng(0), path)
+        limits = Limits(nonfinite_row=1)
+        guard = Guard(dataclasses.replace(FIRST, limits=limits), tmp_path / "nonfinite.jsonl", 2, None, None)
+        guard.see(3, {"skipped": 1.0})
+        program = Program(shapes(states[1]), {}, {}, begin, begin, 0, 0, {})
+        state, step, target = guard.roll_back(saver, program, jax.random.key(0), jax.tree.map(jnp.copy, states[2]))
+    assert (int(state.step), step, target) == (3, 3, 1)
+    equal(dataclasses.replace(state, step=states[1].step), states[1])
+    assert steps_saved(tmp_path) == [1] and (tmp_path / "checkpoints" / "rejected" / "2").is_dir()
 
 
 @pytest.mark.stress

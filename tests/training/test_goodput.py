@@ -80,3 +80,14 @@ def test_an_account_that_can_not_be_written_ends_no_training(tmp_path, tick):
 def test_only_one_of_several_processes_keeps_the_file(tmp_path, tick):
     Goodput(tmp_path / "goodput.json", writes=False).write()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("left", ["", "{}", "[]", '{"reached": null, "seconds": {}}', '{"reached": 3, "seconds": 7}'])
+def test_an_account_that_power_loss_spoilt_begins_anew_and_says_so(tmp_path, tick, capsys, left):
+    (tmp_path / "goodput.json").write_text(left)
+    account = Goodput(tmp_path / "goodput.json")
+    assert "goodput.json can't be read" in capsys.readouterr().err
+    account.begin()
+    steps(account, tick, (1,))
+    account.write()
+    assert Goodput(tmp_path / "goodput.json").seconds()["step"] == 4

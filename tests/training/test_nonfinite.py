@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2i_jax.data.checks import TooManyBad
 from t2i_jax.parallel.mesh import Mesh, replicated, split_batch
 from t2i_jax.parallel.rules import shardings
 from t2i_jax.training import AdamW, Checkpoints, Limits, Muon, train
 from t2i_jax.training.checkpoint import load_meta, load_params, steps_saved
-from t2i_jax.training.nonfinite import last_before
+from t2i_jax.training.midrun import MidrunError, midrun
+from t2i_jax.training.nonfinite import ways_back
 from t2i_jax.training.replay import begin_from, replay
 from t2i_jax.training.state import init_state
 from t2i_jax.training.step import make_step
@@ -107,16 +109,35 @@ def test_going_back_in_vain_ends_the_training_with_what_to_do(tmp_path):
     equal(load_params(tmp_path / "toy", 2)[0], load_params(tmp_path / "toy", 4)[0])
 
 
-@pytest.mark.parametrize("first, saved, every, target", [
-    (9, [4, 6, 8], 2, 8),
-    (8, [4, 6, 8], 2, 6),  # the one inside the row does not count
-    (9, [4, 7], 4, 4),  # nor one that a signal asked for
-    (9, [7], 4, 7),
-    (9, [10], 1, 10),  # its state is that before the row
-    (9, [], 4, 0),
+@pytest.mark.parametrize("first, saved, every, ways", [
+    (9, [4, 6, 8], 2, [8, 6, 4]),
+    (8, [4, 6, 8], 2, [6, 4, 8]),  # the one inside the row does not count
+    (9, [2, 4, 7, 8], 4, [8, 4, 7, 2]),  # nor one that a signal asked for
+    (9, [7], 4, [7]),
+    (9, [10], 1, [10]),  # its state is that before the row
+    (9, [], 4, []),
 ])  # fmt: skip
-def test_the_way_back_leads_to_the_last_scheduled_checkpoint_before_the_row(first, saved, every, target):
-    assert last_before(first, saved, every) == target
+def test_the_way_back_leads_to_the_last_scheduled_checkpoint_before_the_row(first, saved, every, ways):
+    assert ways_back(first, saved, every) == ways
+
+
+@dataclasses.dataclass(frozen=True)
+class Undrawable(Toy):
+    """A toy whose preview fails, by an error as an input gives it."""
+
+    def preview(self, params, frozen, rng, batch):
+        raise ValueError("nothing to see")
+
+
+def test_an_input_that_turns_bad_after_the_first_step_is_no_wrong_call(tmp_path):
+    reports = dataclasses.replace(FIRST.reports, preview_every=2)
+    with pytest.raises(MidrunError, match="nothing to see"):
+        train(dataclasses.replace(FIRST, stage=Undrawable(), reports=reports), tmp_path)
+    for error, raised in ((ValueError("a"), ValueError), (FileNotFoundError("a"), FileNotFoundError)):
+        with pytest.raises(raised), midrun(lambda: False):
+            raise error
+    with pytest.raises(TooManyBad), midrun(lambda: True):
+        raise TooManyBad("too many")
 
 
 @pytest.mark.parametrize("number, saved, rollbacks, start", [
