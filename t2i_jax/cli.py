@@ -7,7 +7,6 @@ Every command is a typed function; its options and help text come from its signa
 """
 
 import difflib
-import importlib.util
 import logging
 import os
 import sys
@@ -18,38 +17,10 @@ from typing import Annotated
 
 import tyro
 
+from t2i_jax.configfile import UsageError, function_of, read_config
+
 USAGE = 64
 """Exit code of a command that was called wrongly or given bad input: trying again will not help."""
-
-
-class UsageError(ValueError):
-    """Something the user typed; the message says what is right."""
-
-
-def read_config(path: str | Path, variant: str = "config"):
-    """The experiment that ``variant()`` in the Python file ``path`` returns.
-
-    Raises UsageError where the file or the function is missing.
-    """
-    path = Path(path).resolve()
-    if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UsageError(f"no config at {path}; " + (f"there are: {', '.join(near)}" if near else "check the path"))
-    module = _module(path)
-    if not hasattr(module, variant):
-        raise UsageError(f"{path} has no function {variant}(); a config file defines `def config() -> Experiment`")
-    return getattr(module, variant)()
-
-
-def _module(path: Path):
-    root = next((p for p in path.parents if p.name == "configs"), path.parent).parent
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
-    spec = importlib.util.spec_from_file_location(f"t2i_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and their docstrings look for a class that it defines
-    spec.loader.exec_module(module)
-    return module
 
 
 def train(args: list[str]) -> int:
@@ -68,12 +39,15 @@ def train(args: list[str]) -> int:
             "`t2i train CONFIG --help` lists every field of the experiment, its type and its value."
         )
         return 0
+    run, args = _take(args, "--run", "")
+    if not args:
+        raise UsageError("no config: t2i train CONFIG --run RUN")
     config, rest = args[0], args[1:]
     path, _, variant = config.partition(":")
     variant = variant or "config"
     folder = Path(path).is_dir()
     name = Path(path).resolve().name if folder else Path(path).resolve().parent.name
-    run, rest = _take(rest, "--run", str(Path("runs") / name))
+    run = run or str(Path("runs") / name)
     if folder:
         if rest:
             raise UsageError(
@@ -192,7 +166,7 @@ def _folder(folder: Path, variant: str) -> dict:
     """Path and experiment of every stage that a file of ``folder`` describes, by the stage's name."""
     files = {}
     for path in sorted(folder.glob("*.py")):
-        make = getattr(_module(path.resolve()), variant, None)
+        make = function_of(path, variant)
         if make is not None:
             experiment = make()
             name = experiment.stage.name
@@ -393,6 +367,10 @@ def _run(args: list[str] | None) -> int:
         if os.environ.get("T2I_TRACEBACK"):
             raise
         print(f"t2i {name}: {error}\n(T2I_TRACEBACK=1 shows where)", file=sys.stderr)
+        return USAGE
+    except SystemExit as error:
+        if error.code != 2:  # what tyro, which has said what is wrong, ends with
+            raise
         return USAGE
 
 

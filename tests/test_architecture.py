@@ -16,7 +16,7 @@ LAYERS = (
     {"stages"},
     {"training"},
     {"dalle2", "evaluation", "interop"},
-    {"serving", "painting", "planning"},
+    {"serving", "painting", "planning", "configfile"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

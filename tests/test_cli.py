@@ -1,5 +1,6 @@
 """`t2i train` on a folder of configs: every stage, each after those that it reads."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -74,3 +75,36 @@ def test_a_config_may_define_a_stage_of_its_own(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", str(tmp_path / "mine.py"), "--help"])
     assert "A field of one's own." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text, says", [
+    ("def config():\n    return 1 +\n", "line 2: SyntaxError: invalid syntax"),
+    ("import t2i_jaks\n", "line 1: ModuleNotFoundError: No module named 't2i_jaks'"),
+    ("from t2i_jax.data import Data\n\ndef config():\n    return Data(bach=3)\n", "line 4: TypeError: "),
+    ("import math\nSIZE = math.tow\n", "line 2: AttributeError: module 'math' has no attribute 'tow'"),
+    ("from t2i_jax.data import Data\n\ndef config():\n    return Data(batch=0)\n", "line 4: ValueError: data.batch=0"),
+])  # fmt: skip
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_error_in_a_config_is_said_with_file_and_line(text, says, whole, tmp_path, capsys):
+    folder = folder_of(tmp_path, a=text)
+    assert main(["train", str(folder if whole else folder / "a.py"), "--run", str(tmp_path)]) == USAGE
+    assert f"{folder / 'a.py'}, {says}" in capsys.readouterr().err
+
+
+def test_a_wrong_option_is_a_wrong_call(tmp_path, capsys):
+    config = folder_of(tmp_path, a=CONFIG.format(base="FIRST")) / "a.py"
+    assert main(["train", str(config), "--stepz", "3"]) == USAGE
+    assert main(["train", "--run", str(tmp_path), str(tmp_path / "missing.py")]) == USAGE
+    assert f"no config at {tmp_path / 'missing.py'}" in capsys.readouterr().err
+    assert main(["train", "--steps", "3", str(config)]) == USAGE
+    assert "the config comes before its options: CONFIG --steps" in capsys.readouterr().err
+    assert main(["train", "--run", str(tmp_path)]) == USAGE
+    assert "no config: t2i train CONFIG" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_missing_wandb_is_said_before_anything_is_computed(tmp_path, capsys):
+    config = folder_of(tmp_path, a=CONFIG.format(base="FIRST")) / "a.py"
+    assert main(["train", str(config), "--run", str(tmp_path / "run"), "--reports.wandb", "mine"]) == USAGE
+    assert "pip install wandb" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ from t2i_jax.training.flops import peak_flops
 from t2i_jax.training.frozen import digest, load_frozen
 from t2i_jax.training.goodput import Goodput
 from t2i_jax.training.inputs import Inputs
-from t2i_jax.training.metrics import Reporter
+from t2i_jax.training.metrics import Reporter, check_wandb
 from t2i_jax.training.midrun import midrun
 from t2i_jax.training.nonfinite import Guard
 from t2i_jax.training.origin import origin, remarks
@@ -53,6 +53,7 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     mesh = experiment.mesh.build()
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
     paths.check(experiment)
+    check_wandb(reports.wandb if leader() else None)
     goodput = Goodput(paths.goodput, writes=leader())
     inputs = Inputs.open(experiment, paths, share(split_batch(mesh), experiment.data.batch))
     init_key, key, preview_key = jax.random.split(jax.random.key(experiment.seed), 3)

@@ -10,6 +10,7 @@ same process.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import time
@@ -207,13 +208,18 @@ def _tensorboard(directory: Path, start: int) -> tuple:
     return events.write, events.close
 
 
+def check_wandb(project: str | None) -> None:
+    """Raise ValueError where Weights & Biases is to be told and its package is missing."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"reports.wandb is {project!r} and the package wandb is not installed: pip install wandb, or leave the "
+            "field unset"
+        )
+
+
 def _wandb(name: str, project: str) -> tuple:
-    try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "reports.wandb is set and the package wandb is not installed: pip install wandb, or leave the field unset"
-        ) from error
+    import wandb
+
     run = wandb.init(project=project, name=name, resume="allow")
     return lambda step, values: run.log(values, step=step), run.finish
 
