@@ -24,7 +24,10 @@ CAPTION_NAMES = ("captions", "caption", "text", "TEXT", "captions/text", "image/
 PICTURE_NAMES = ("image", "image/encoded", "image_raw", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes")
 # Sources without a schema could bring any number of names; these are what one wants to know of a picture
 KEPT_TEXTS = ("url", "license", "source", "author", "title", "style")
-_SPLIT = re.compile(r"(?:^|[-_])((?:train|val|test|eval|dev)[^\W_]*(?:_[a-z]+)*)$")
+# whole words, with a year or a letter (val2017, testA) and a kind (val_pair): devices, valley and deviantart are none
+_SPLIT = re.compile(
+    r"(?:^|[-_])((?:train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|eval(?:uation)?|dev)\d*[A-Z]?(?:_[a-z]+)*)$"
+)
 _SHARD = re.compile(r"(?:\.(?:parquet|tfrecords?|tfrec|tar))?(?:-\d+-of-\d+)?(?:\.(?:parquet|tfrecords?|tfrec|tar))?$")
 
 
