@@ -23,10 +23,12 @@ from t2i_jax.data.pictures import SUFFIXES, BadPicture
 from t2i_jax.data.records import Damaged, Piece, Records
 
 EMBEDDED = {"emoji64": Path(__file__).parent / "emoji64"}
-_CAPTIONS = ("captions/text", "captions", "caption", "text")
+_CAPTIONS = ("captions", "captions/text", "caption", "text")
 _KEYS = ("key", "image/filename", "image/id")
 _NAME = re.compile(r"^\w+(?:/[\w.-]+)?(?::[\d.]+)?$")
 _WHOLE = 1 << 30
+DAMAGE = ("damage",)
+"""Where a record says what is wrong with it; no column of a data set has such a name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +46,8 @@ class Dataset:
 
     def records(self, indices: Iterable) -> list[dict]:
         """Examples as dicts: ``image`` bytes as stored, ``captions`` list of str, ``key`` str, ``index`` int, and
-        whatever text the data set has beside them. A damaged record has no captions, no image, and ``damage``, which
-        says what is wrong. Raises IndexError for an index outside 0 ... len - 1."""
+        whatever text the data set has beside them, under other names. A damaged record has no captions, no image, and
+        DAMAGE, which says what is wrong. Raises IndexError for an index outside 0 ... len - 1."""
         indices = [operator.index(i) for i in indices]
         for index in indices:
             if not 0 <= index < len(self):
@@ -90,7 +92,7 @@ class Dataset:
         except ValueError as error:
             raw, damage = {}, str(error)
         if damage:
-            return {"image": b"", "captions": [], "key": f"{self.split}/{index}", "index": index, "damage": damage}
+            return {"image": b"", "captions": [], "key": f"{self.split}/{index}", "index": index, DAMAGE: damage}
         image = raw.pop("image", None)
         out = {name: _text(values) for name, values in raw.items()}
         captions = next((out.pop(name) for name in _CAPTIONS if out.get(name)), [])
@@ -111,8 +113,8 @@ def _text(values: list) -> list:
 
 def check(record: dict) -> None:
     """Raises BadPicture where a record is damaged or has no caption, whatever its picture is."""
-    if record.get("damage"):
-        raise BadPicture("damaged record", record["damage"])
+    if DAMAGE in record:
+        raise BadPicture("damaged record", record[DAMAGE])
     if not record["captions"]:
         raise BadPicture("empty caption")
 

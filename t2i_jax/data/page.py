@@ -5,7 +5,7 @@ import html
 import io
 from pathlib import Path
 
-from t2i_jax.data.dataset import Dataset
+from t2i_jax.data.dataset import DAMAGE, Dataset
 from t2i_jax.data.inspect import Facts
 from t2i_jax.data.pictures import BadPicture, decode
 
@@ -53,7 +53,7 @@ def _tile(record: dict) -> str:
         picture.save(out, "PNG")
         shown = f'<img alt="" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
     except BadPicture as error:
-        shown = f'<p class="bad">{html.escape(record.get("damage") or str(error))}</p>'
+        shown = f'<p class="bad">{html.escape(record.get(DAMAGE) or str(error))}</p>'
     captions = record["captions"][:_CAPTIONS]
     more = len(record["captions"]) - len(captions)
     words = "".join(f"<p>{html.escape(caption[:300])}</p>" for caption in captions)

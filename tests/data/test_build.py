@@ -11,7 +11,8 @@ from PIL import Image
 from t2i_jax.data import arrays, commands, load_dataset
 from t2i_jax.data.build import build
 from t2i_jax.data.choose import Choice
-from t2i_jax.data.pictures import decode
+from t2i_jax.data.dataset import check
+from t2i_jax.data.pictures import decode, pixels
 from t2i_jax.text import Tokenizer
 from tests.data.conftest import fill, folder_of, picture
 
@@ -139,6 +140,18 @@ def test_parquet_rows_come_with_their_splits_and_further_texts(tmp_path):
     manifest = build(tmp_path / "test-00000-of-00001.parquet", tmp_path / "hugging")
     assert manifest["skipped"] == {"missing picture": 1}
     assert load_dataset(tmp_path / "hugging", "test").records([0])[0]["captions"] == ["seven"]
+
+
+def test_columns_that_are_called_as_the_readers_own_fields_do_no_harm(tmp_path):
+    own = {"damage": "a scratch", "index": "7", "image/filename": "x.png", "captions/text": "no"}
+    rows = [{"image": picture(i), "captions": [f"thing {i}"], "key": f"k{i}", **own} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    build(tmp_path / "in.parquet", tmp_path / "out")
+    records = load_dataset(tmp_path / "out").records(range(3))
+    for i, record in enumerate(records):
+        check(record)
+        assert (record["key"], record["index"], record["damage"]) == (f"k{i}", i, "a scratch")
+        assert record["captions"] == [f"thing {i}"] and pixels(record["image"], (16, 20)).shape == (16, 20, 3)
 
 
 def test_unusual_pictures_are_stored_as_png(tmp_path):

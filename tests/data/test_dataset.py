@@ -10,7 +10,7 @@ from PIL import Image
 
 from t2i_jax.data import arrays, load_dataset
 from t2i_jax.data.build import build
-from t2i_jax.data.dataset import EMBEDDED
+from t2i_jax.data.dataset import DAMAGE, EMBEDDED
 
 HOME = EMBEDDED["emoji64"]
 COUNTS = {"train": 6769, "val_pair": 307, "val_concept": 314}
@@ -125,9 +125,9 @@ def test_damaged_records_are_told_and_all_others_read(tmp_path):
         (tmp_path / path.name).write_bytes(data)
     whole, hurt = (load_dataset(path, "val_pair") for path in (HOME, tmp_path))
     records = hurt.records(range(len(hurt)))
-    damaged = [r["index"] for r in records if "damage" in r]
+    damaged = [r["index"] for r in records if DAMAGE in r]
     assert 1 <= len(damaged) <= 16  # records compressed together
-    assert all("val_pair.array_record" in r["damage"] for r in records if "damage" in r)
+    assert all("val_pair.array_record" in r[DAMAGE] for r in records if DAMAGE in r)
     rest = [i for i in range(len(hurt)) if i not in damaged]
     assert [records[i] for i in rest] == whole.records(rest)
 
@@ -145,7 +145,7 @@ def test_of_a_file_that_is_gone_or_cut_no_record_is_made_up(fault, tmp_path):
         with pytest.raises(FileNotFoundError, match="lacks its file .*val_pair"):
             dataset.records([0])
     else:
-        assert all("damage" in record for record in dataset.records(range(len(dataset))))
+        assert all(DAMAGE in record for record in dataset.records(range(len(dataset))))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from t2i_jax.data import Data, arrays, batches, load_dataset, order, texts_of
 from t2i_jax.data.build import build
+from t2i_jax.data.dataset import DAMAGE
 from t2i_jax.data.form import serialize
 from t2i_jax.data.ops import may_flip
 from t2i_jax.data.records import Records
@@ -244,7 +245,7 @@ def flipped(tmp_path_factory):
     build(fill(home / "in", files | {f"{i:03d}.txt": f"thing {i}" for i in range(240)}), home / "whole")
     whole = load_dataset(home / "whole")
     hurt = flip_a_bit_of_each(whole, home / "hurt", [0.3, 0.31, 0.6])
-    damaged = [r["index"] for r in hurt.records(range(240)) if "damage" in r]
+    damaged = [r["index"] for r in hurt.records(range(240)) if DAMAGE in r]
     assert 2 <= len(damaged) <= 12  # as many as share a chunk
     return whole, hurt, damaged
 

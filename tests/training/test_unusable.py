@@ -10,6 +10,7 @@ from PIL import Image
 
 from t2i_jax.data import Data, load_dataset
 from t2i_jax.data.build import build
+from t2i_jax.data.dataset import DAMAGE
 from t2i_jax.training import EXIT_STOPPED, Experiment, Reports, train
 from tests.training.toy import Toy
 
@@ -32,7 +33,7 @@ def damaged(tmp_path_factory):
         data[int(share * len(data))] ^= 0x10
     file.write_bytes(data)
     found = load_dataset(home / "set")
-    bad = [record["index"] for record in found.records(range(64)) if record.get("damage")]
+    bad = [record["index"] for record in found.records(range(64)) if DAMAGE in record]
     assert bad
     return home / "set", bad
 
