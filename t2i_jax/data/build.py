@@ -103,7 +103,7 @@ def build(
                 "group": group, "description": description, "versions": (__version__, PIL.__version__)}  # fmt: skip
     with _part(part, f"{settings} {_fingerprint(origin, units)}"):
         places = part / "units"
-        work = Work(os.fspath(origin.path), os.fspath(places), holdout, choice, duplicates is not None)
+        work = Work(origin, os.fspath(places), holdout, choice, duplicates is not None)
         run(partial(convert, work), [task for task in units if not is_done(places, task[0])])
         skipped = Counter()
         with (part / SKIPPED).open("w", encoding="utf-8") as file:

@@ -20,7 +20,7 @@ from t2i_jax.data import form
 from t2i_jax.data.choose import Choice
 from t2i_jax.data.likeness import LIKENESS, likeness
 from t2i_jax.data.pictures import BadPicture, standard
-from t2i_jax.data.sources import Raw, Unit, source_of
+from t2i_jax.data.sources import Raw, Source, Unit
 
 FACTS = np.dtype([
     ("bytes", "u4"), ("split", "u2"), ("kind", "u2"), ("captions", "u4"), ("size", "u4", 2), ("likeness", LIKENESS),
@@ -32,7 +32,7 @@ FACTS = np.dtype([
 class Work:
     """What is the same for all units of a build."""
 
-    source: str
+    source: Source
     directory: str
     holdout: float
     choice: Choice
@@ -82,7 +82,7 @@ def convert(work: Work, task: tuple[int, Unit]) -> None:
     own = uuid.uuid4().hex
     with Whole(unit_file(work.directory, number, "records"), own) as records, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow remarks on is counted, or harmless
-        for place, item in source_of(work.source).read(unit):
+        for place, item in work.source.read(unit):
             place = as_utf8(place)
             try:
                 if isinstance(item, BadPicture):

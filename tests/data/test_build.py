@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from t2i_jax.data import arrays, commands, load_dataset
+from t2i_jax.data import arrays, commands, load_dataset, sources
 from t2i_jax.data.build import build
 from t2i_jax.data.choose import Choice
 from t2i_jax.data.dataset import check
 from t2i_jax.data.pictures import decode, pixels
+from t2i_jax.data.sources import folder, raw
+from t2i_jax.data.sources.raw import files_below
 from t2i_jax.text import Tokenizer
 from tests.data.conftest import fill, folder_of, picture
 
@@ -221,3 +223,13 @@ def test_a_picture_that_is_not_rgb_is_stored_as_it_is_when_every_reader_agrees(t
     grey.with_suffix(".txt").write_text("grey")
     build(tmp_path / "in", tmp_path / "out")
     assert load_dataset(tmp_path / "out").records([0])[0]["image"] == grey.read_bytes()
+
+
+def test_a_build_looks_through_its_source_once_however_many_units_it_has(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr("t2i_jax.data.sources.folder._UNIT", 2)
+    monkeypatch.setattr(raw, "files_below", lambda path: looked.append(path) or files_below(path))
+    for module in (sources, folder):
+        monkeypatch.setattr(module, "files_below", raw.files_below)
+    build(folder_of(tmp_path / "in", 9), tmp_path / "out")
+    assert len(looked) == 2  # what it is, and its units
