@@ -12,7 +12,7 @@ from t2i_jax import load_dataset
 from t2i_jax.dalle2 import POLISH, STAGES
 from t2i_jax.parallel.rules import leaf_name, leaf_spec
 from t2i_jax.text import Tokenizer
-from t2i_jax.training.inputs import Inputs, batch_shapes
+from t2i_jax.training.inputs import Inputs, batch_shapes, captions_for_tokenizer
 from t2i_jax.training.run import Run
 
 EMOJI = [f"emoji.{name}" for name in (*STAGES, POLISH)]
@@ -120,3 +120,13 @@ def test_the_tokenizer_that_a_training_makes_has_as_many_tokens_as_its_data_say(
     experiment = importlib.import_module("configs.emoji.vae").config()
     data = dataclasses.replace(experiment.data, split="val_pair", vocab=700)
     assert Inputs.open(dataclasses.replace(experiment, data=data), Run(tmp_path, "vae")).tokenizer.vocab == 700
+
+
+def test_the_tokenizer_of_many_examples_is_made_of_evenly_spaced_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("t2i_jax.training.inputs._SAMPLE", 50)
+    monkeypatch.setattr("t2i_jax.training.inputs._CHUNK", 8)
+    dataset = load_dataset("emoji64", "val_pair")
+    some = [caption for captions in dataset.captions[::7] for caption in captions]
+    assert list(captions_for_tokenizer(dataset)) == some and len(dataset.captions[::7]) <= 50
+    monkeypatch.setattr("t2i_jax.training.inputs._SAMPLE", 307)
+    assert list(captions_for_tokenizer(dataset)) == [caption for captions in dataset.captions for caption in captions]

@@ -66,18 +66,19 @@ def leader() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
+def barrier(name: str, timeout: int = TIMEOUT) -> None:
     """Wait until every process has come to the barrier of this name; each name is used once in a run.
 
-    Raises RuntimeError, naming it, after ``TIMEOUT`` seconds.
+    Raises RuntimeError, naming it, after ``timeout`` seconds. One that may be long costs little: a process that dies is
+    noticed all the same.
     """
     if jax.process_count() == 1:
         return
     client = _client()  # jax.experimental's own barrier has no timeout
     try:
-        client.wait_at_barrier(name, TIMEOUT * 1000)
+        client.wait_at_barrier(name, timeout * 1000)
     except Exception as error:
-        raise RuntimeError(f"not all processes came to the barrier {name!r} within {TIMEOUT} s: {error}") from error
+        raise RuntimeError(f"not all processes came to the barrier {name!r} within {timeout} s: {error}") from error
 
 
 def exchange(name: str, word: str, timeout_ms: int) -> list[str]:

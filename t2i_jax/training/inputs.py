@@ -1,10 +1,12 @@
 """What a training reads: the data set, the cascade's tokenizer, and batches of both.
 
-The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions.
+The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions, of
+200,000 evenly spaced examples where there are more.
 """
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,11 @@ from t2i_jax.text import Tokenizer
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.run import Run
 from t2i_jax.training.unusable import Unusable
+
+PREPARATION = 24 * 3600
+"""Seconds that the other processes wait for the first one at most, which reads the headers of all pictures, where there
+are buckets, and captions for the tokenizer: minutes for millions of examples, hours for a billion."""
+_SAMPLE, _CHUNK = 200_000, 128
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ class Inputs:
         if leader():
             deal_of(data, dataset, paths.cache)  # writes the sizes, where buckets need them
         if not paths.tokenizer.exists() and leader():
-            Tokenizer.train((c for captions in dataset.captions for c in captions), paths.tokenizer, data.vocab)
-        barrier(f"tokenizer of {experiment.stage.name}")
+            Tokenizer.train(captions_for_tokenizer(dataset), paths.tokenizer, data.vocab)
+        barrier(f"tokenizer of {experiment.stage.name}", PREPARATION)
         tokenizer = Tokenizer.load(paths.tokenizer)
         known = experiment.stage.vocabulary()
         if known is not None and known < tokenizer.vocab:
@@ -115,6 +122,15 @@ class Inputs:
         except BadPicture:
             record = stand_in(self.data, self.dataset, deal, index, out, {}, {})
         return record, out
+
+
+def captions_for_tokenizer(dataset: Examples) -> Iterator[str]:
+    """The captions of all examples in their order; of more than 200,000, those of at most so many, evenly spaced."""
+    sample = range(0, len(dataset), -(-len(dataset) // _SAMPLE))
+    chunks = (sample[start : start + _CHUNK] for start in range(0, len(sample), _CHUNK))
+    with ThreadPoolExecutor() as pool:  # a record comes with its picture, perhaps over a network
+        for rows in pool.map(lambda chunk: [record["captions"] for record in dataset.records(chunk)], chunks):
+            yield from (caption for captions in rows for caption in captions)
 
 
 def batch_shapes(data: Data) -> dict[str, jax.ShapeDtypeStruct]:
