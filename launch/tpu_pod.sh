@@ -12,7 +12,7 @@
 #     launch/tpu_pod.sh [--dry-run] NAME delete           give the slice back
 #
 # Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30 seconds between looks).
-# A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again.
+# A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again; a slice that gcloud refuses is 64 too.
 set -euo pipefail
 
 usage() {
@@ -41,8 +41,40 @@ call() { # a command, or with --dry-run its words
     fi
 }
 
-state() {
-    gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>/dev/null || echo NONE
+look() { # the state; NONE where there is no such queued resource, UNKNOWN where gcloud can't say (its word is on stderr)
+    local errors now=""
+    errors=$(mktemp)
+    if now=$(gcloud compute tpus queued-resources describe "$name" "${place[@]}" --format='value(state.state)' 2>"$errors"); then
+        echo "${now:-UNKNOWN}"
+    elif grep -q NOT_FOUND "$errors"; then
+        echo NONE
+    else
+        cat "$errors" >&2
+        echo UNKNOWN
+    fi
+    rm -f "$errors"
+}
+
+state() { # as soon as gcloud can say: a network that fails takes no slice away
+    local now
+    while now=$(look) && [[ $now == UNKNOWN ]]; do sleep "$poll"; done
+    echo "$now"
+}
+
+ask() { # for the slice, three times at most: a wrong type or zone, or no quota, ends with 64
+    local tries=0
+    until call gcloud compute tpus queued-resources create "$name" "${place[@]}" "$@"; do
+        case $(look) in
+        NONE | UNKNOWN) ;;
+        *) return 0 ;; # it is there, from an earlier call
+        esac
+        tries=$((tries + 1))
+        if ((tries == 3)); then
+            echo "launch/tpu_pod.sh: $name can't be asked for; gcloud says above why (zone $ZONE, type $TYPE)" >&2
+            return 64
+        fi
+        sleep "$poll"
+    done
 }
 
 create() {
@@ -51,8 +83,7 @@ create() {
     if ((slices > 1)); then
         nodes=(--node-count="$slices" --node-prefix="$name")
     fi
-    call gcloud compute tpus queued-resources create "$name" "${place[@]}" "${nodes[@]}" \
-        --accelerator-type="$TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot}
+    ask "${nodes[@]}" --accelerator-type="$TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot} || return
     [[ -z $dry ]] || return 0
     while true; do
         case $(state) in
@@ -86,13 +117,14 @@ on_all() { # a shell command on every host of every slice at once; the first bad
 }
 
 install() {
-    local node archive
-    archive=$(mktemp --suffix=.tar.gz)
-    git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output="$archive" HEAD
+    local node archive code=0
+    archive=$(mktemp --suffix=.tar.gz) || return
+    git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output="$archive" HEAD || return
     while read -r node; do
-        call gcloud compute tpus tpu-vm scp "$archive" "$node:t2i_jax.tar.gz" "${place[@]}" --worker=all </dev/null
+        call gcloud compute tpus tpu-vm scp "$archive" "$node:t2i_jax.tar.gz" "${place[@]}" --worker=all </dev/null || code=$?
     done < <(each_slice)
     rm -f "$archive"
+    ((code == 0)) || return "$code"
     # shellcheck disable=SC2016 # the hosts expand it
     on_all 'mkdir -p t2i_jax && tar -xzf t2i_jax.tar.gz -C t2i_jax && cd t2i_jax && python3 -m venv .venv && .venv/bin/pip install -q -c constraints/py$(.venv/bin/python -c "import sys; print(\"%d%d\" % sys.version_info[:2])").txt -e ".[tpu]"'
 }
@@ -114,20 +146,22 @@ run)
 all)
     (($# > 0)) || usage
     while true; do
-        code=0
-        if create && install; then
-            while true; do
-                code=0
-                run "$@" || code=$?
-                if ((code == 0 || code == 64 || code == 65)) || [[ -n $dry ]]; then
-                    delete
-                    exit "$code"
-                fi
-                [[ $(state) == ACTIVE ]] || break
-                sleep "$poll" # the program ended, the slice is there: again, from the last checkpoint
-            done
-        fi
-        echo "launch/tpu_pod.sh: $name is $(state) (last exit code $code); asking for it again" >&2
+        code=0 installed="" now=""
+        create || code=$?
+        ((code != 64)) || exit 64
+        while ((code == 0)); do
+            [[ -n $installed ]] || { install && installed=yes; } || code=$?
+            [[ -z $installed ]] || run "$@" || code=$?
+            if [[ -n $dry || (-n $installed && ($code == 0 || $code == 64 || $code == 65)) ]]; then
+                delete || echo "launch/tpu_pod.sh: $name is not given back; try: launch/tpu_pod.sh $name delete" >&2
+                exit "$code"
+            fi
+            now=$(state)
+            [[ $now == ACTIVE ]] || break
+            code=0
+            sleep "$poll" # it ended, the slice is there: again, from the last checkpoint
+        done
+        echo "launch/tpu_pod.sh: $name is ${now:-$(state)} (last exit code $code); asking for it again" >&2
         delete || true
         sleep "$poll"
     done
