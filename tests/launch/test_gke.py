@@ -58,6 +58,14 @@ def test_a_wrong_config_ends_the_training_and_anything_else_starts_it_again():
     assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [64, 65]}
 
 
+def test_a_pod_on_the_hosts_network_reads_the_bucket_by_its_own_account():
+    spec = pod(jobset("mine", "v5e:4x4", "t2i", ACCOUNT="trainer"))
+    (volume,) = spec["volumes"]
+    assert spec["hostNetwork"] is True and spec["serviceAccountName"] == "trainer"
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "pictures"
+    assert volume["csi"]["volumeAttributes"]["hostNetworkPodKSA"] == "true"  # the API takes strings alone
+
+
 def test_preemptible_chips_only_when_asked_for():
     spot = "cloud.google.com/gke-spot"
     assert pod(jobset("mine", "v5e:4x4", "t2i", SPOT="1"))["nodeSelector"][spot] == "true"
