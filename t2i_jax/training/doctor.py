@@ -1,7 +1,8 @@
 """Looks at the machines before a run of weeks does: `t2i doctor CONFIG --run RUN`, on every host like the training.
 
-Every process says what it is and has; process 0 compares, prints, and names the host that differs. Then one all-reduce
-over each axis of the mesh tells that the hosts hear each other, and how fast.
+Every process says what it is and has; process 0 compares, prints, and names the host that differs. Where nothing
+differs, one all-reduce over each axis of the mesh then tells that the devices hear each other, and how fast; between
+hosts whose configs or versions differ it would not end.
 """
 
 import hashlib
@@ -17,11 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t2i_jax.data import load_data
-from t2i_jax.parallel.hosts import barrier, leader
+from t2i_jax.parallel.hosts import TIMEOUT, barrier, exchange, leader
 from t2i_jax.parallel.mesh import check_batch
 from t2i_jax.training.checkpoint import versions
 from t2i_jax.training.experiment import Experiment
@@ -41,28 +41,30 @@ def examine(experiment: Experiment, run: str | Path) -> list[str]:
 
     To be called by all processes, after ``join``. Raises ValueError where mesh or batch don't fit the devices.
     """
-    mesh = experiment.mesh.build()
-    check_batch(experiment.data.batch, experiment.accumulate, mesh)
     reports = gather(look(experiment, Path(run)))
     wrong = compare(reports)
-    rates = {axis: bandwidth(mesh, axis) for axis, size in mesh.shape.items() if size > 1}
-    if leader():
-        for number, one in enumerate(reports):
-            print(
-                f"process {number} on {one['host']}: {one['devices']}, {one['memory'] / 2**30:.0f} GiB of memory, "
-                f"{one['disk'] / 2**30:.0f} GiB of disk free, jax {one['versions']['jax']}, data {one['data'][:12]}"
-            )
-        for axis, rate in rates.items():
-            print(f"all-reduce over {axis} ({mesh.shape[axis]}): {rate / 1e9:.2f} GB/s a device")
-        for text in wrong:
-            print(f"WRONG: {text}")
-        print(f"{len(wrong)} thing(s) to mend" if wrong else "nothing is wrong", flush=True)
+    for number, one in enumerate(reports):
+        _print(
+            f"process {number} on {one['host']}: {one['devices']}, {one['memory'] / 2**30:.0f} GiB of memory, "
+            f"{one['disk'] / 2**30:.0f} GiB of disk free, jax {one['versions']['jax']}, data {one['data'][:12]}"
+        )
+    for text in wrong:
+        _print(f"WRONG: {text}")
+    if alike(reports):
+        mesh = experiment.mesh.build()
+        check_batch(experiment.data.batch, experiment.accumulate, mesh)
+        for axis, size in mesh.shape.items():
+            if size > 1:
+                _print(f"all-reduce over {axis} ({size}): {bandwidth(mesh, axis) / 1e9:.2f} GB/s a device")
+    else:
+        _print("all-reduces are not tried before all processes are alike")
+    _print(f"{len(wrong)} thing(s) to mend" if wrong else "nothing is wrong")
     barrier("doctor")
     return wrong
 
 
 def look(experiment: Experiment, run: Path) -> Report:
-    """What this process is and has; "failed" names what it could not do."""
+    """What this process is and has, but for the clock; "failed" names what it could not do."""
     failed = []
     try:
         data = load_data(experiment.data)
@@ -87,7 +89,6 @@ def look(experiment: Experiment, run: Path) -> Report:
         "versions": versions(),
         "devices": f"{jax.local_device_count()} x {', '.join(kinds)}",
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "clock": time.time(),
         "disk": disk,
         "config": hashlib.sha256(config.encode()).hexdigest(),
         "data": digest,
@@ -111,14 +112,20 @@ def compare(reports: Sequence[Report]) -> list[str]:
     return wrong
 
 
+def alike(reports: Sequence[Report]) -> bool:
+    """Whether the processes would run the same program."""
+    return all(one[key] == reports[0][key] for one in reports for key in ALIKE)
+
+
 def gather(report: Report) -> list[Report]:
-    """Every process's report, in the order of their numbers."""
-    text = np.frombuffer(json.dumps(report).encode(), np.uint8)
-    if jax.process_count() == 1:
-        return [report]
-    length = int(np.max(multihost_utils.process_allgather(np.array(len(text)))))
-    rows = multihost_utils.process_allgather(np.pad(text, (0, length - len(text)), constant_values=32))
-    return [json.loads(bytes(row).decode()) for row in np.asarray(rows)]
+    """Every process's report, in the order of their numbers, each with its clock at one common moment.
+
+    No device takes part: this works where they don't.
+    """
+    barrier("doctor: all have looked")
+    word = json.dumps(report | {"clock": time.time()})
+    words = exchange("t2i/doctor", word, 1000 * TIMEOUT) if jax.process_count() > 1 else [word]
+    return [json.loads(word) for word in words]
 
 
 def bandwidth(mesh: Mesh, axis: str, size: int = 2**22, repeats: int = 3) -> float:
@@ -134,6 +141,11 @@ def bandwidth(mesh: Mesh, axis: str, size: int = 2**22, repeats: int = 3) -> flo
         total(parts).block_until_ready()
         times.append(time.perf_counter() - began)
     return 2 * 4 * size * (ways - 1) / ways / min(times)
+
+
+def _print(line: str) -> None:
+    if leader():
+        print(line, flush=True)
 
 
 def _short(value: Any) -> str:

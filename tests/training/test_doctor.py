@@ -1,6 +1,11 @@
 """The doctor names the host that differs, and what a process could not do."""
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import jax
 import pytest
@@ -13,7 +18,7 @@ from tests.training.test_loop import FIRST
 
 @pytest.fixture
 def well(tmp_path):
-    return look(FIRST, tmp_path / "run") | {"disk": 2**40}
+    return look(FIRST, tmp_path / "run") | {"disk": 2**40, "clock": time.time()}
 
 
 def test_machines_that_agree_have_nothing_wrong(well):
@@ -58,3 +63,43 @@ def test_the_command_says_whether_all_is_well(tmp_path, monkeypatch):
     assert main(["doctor", "configs/emoji/vae.py", "--run", str(tmp_path)]) == 0
     monkeypatch.setattr("t2i_jax.training.doctor.DISK", 2**60)
     assert main(["doctor", "configs/emoji/vae.py", "--run", str(tmp_path)]) == 1
+
+
+UNLIKE = """
+import dataclasses, sys, time
+from t2i_jax.parallel.hosts import join
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training import doctor
+from tests.training.test_loop import FIRST
+join()
+doctor.CLOCK, doctor.DISK, look, second = 2, 0, doctor.look, sys.argv[2] == "1"
+def slow(*args):
+    found = look(*args)
+    time.sleep(4 * second)
+    return found
+doctor.look = slow
+doctor.examine(dataclasses.replace(FIRST, mesh=Mesh(replica=2, data=2) if second else Mesh(data=4)), sys.argv[1])
+"""
+
+
+def test_hosts_whose_configs_differ_are_named_and_a_slow_one_has_the_right_time(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "", "T2I_PROCESSES": "2"}
+    shared |= {"PYTHONPATH": os.getcwd(), "T2I_COORDINATOR": f"127.0.0.1:{port}"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", UNLIKE, str(tmp_path), str(i)], env=shared | {"T2I_PROCESS": str(i)},
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    (text, errors), (silence, _) = said
+    assert "process 1 on" in text, errors[-2000:]
+    assert "WRONG: config of process 1" in text and text.endswith("1 thing(s) to mend\n") and not silence
+    assert "all-reduces are not tried" in text and [process.returncode for process in running] == [0, 0]
