@@ -136,7 +136,7 @@ def report() -> None:
                 continue
             plan = json.loads(path.read_text())
             assumptions = plan["assumptions"]
-            tools.add(plan.get("tools", "versions that the plan does not tell"))
+            tools |= {plan["tools"]} if "tools" in plan else set()
             rows.append(row(config, plan, now))
             label, seconds = f"{config} {topology}" + (f" x {slices}" if slices > 1 else ""), plan["seconds"]
             bars[0][label] = {part: size / GIB for part, size in plan["memory"].items() if part != "peak"}
