@@ -20,6 +20,7 @@ def stop(*_):
     global code
     code = 75
 signal.signal(signal.SIGTERM, stop)
+pathlib.Path(name + ".began").touch()
 began = time.monotonic()
 while time.monotonic() < began + seconds and code != 75:
     time.sleep(0.01)
@@ -75,7 +76,10 @@ def test_a_signal_is_passed_on_once_and_the_code_says_stopped(tmp_path):
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     env = os.environ | {"PYTHONPATH": root}
     process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=env, start_new_session=True)
-    time.sleep(5)
+    end = time.monotonic() + 120
+    while not (tmp_path / "vae.began").exists():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == EXIT_STOPPED
     assert (tmp_path / "vae").exists() and not (tmp_path / "prior").exists()
