@@ -1,4 +1,4 @@
-"""One training step of the demo's decoder (loss, gradient, AdamW) here and in diffusers, from the same weights.
+"""One training step of configs/emoji's full decoder (loss, gradient, AdamW) here and in diffusers, from the same weights.
 
     python -m benchmarks.decoder [--batch 128] [--rounds 8]
 
@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
 import argparse
 import tempfile
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,7 @@ CONTEXT = DATA.context
 
 
 def inputs(model: MMDiT, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Noise in the shapes of the demo: latents of the whole grid, its text tokens."""
+    """Noise in the shapes of configs/emoji: latents of the whole grid, its text tokens."""
     rng = np.random.default_rng(seed)
     side = model.grid * model.patch
     draw = lambda *shape: rng.standard_normal(shape, np.float32)

@@ -11,7 +11,6 @@ pictures each. Style: a small convolutional network on random crops. Takes five 
 """
 
 import argparse
-import dataclasses
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,6 @@ import optax
 
 from t2i_jax import DallE2
 from t2i_jax.data import arrays, load_dataset
-from t2i_jax.diffusion.guidance import Guidance
 from t2i_jax.types import normalize
 
 STYLES = ("noto", "twemoji", "fluent flat", "fluent 3d")

@@ -2,9 +2,10 @@
 
     python -m benchmarks.loop [--batch 128] [--steps 12] [--rounds 4]
 
-The demo's decoder is trained on a slice of the embedded set with everything on (cached features, metrics, TensorBoard,
-the feeding thread), turn by turn with a bare ``state = step(state, frozen, key, batch)`` on one batch that stays on the
-device. Saves and sample sheets stand at the end of a run and are not counted.
+The decoder of configs/emoji (the full one, not the demo's) is trained on a slice of the embedded set with everything on
+(cached features, metrics, TensorBoard, the feeding thread), turn by turn with a bare
+``state = step(state, frozen, key, batch)`` on one batch that stays on the device. Saves and sample sheets stand at the
+end of a run and are not counted.
 """
 
 from benchmarks.measure import pin
