@@ -105,7 +105,8 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True)
 class Muon(Optimizer):
-    """Muon for the matrices named by ``matrices``, AdamW at the same rate for everything else."""
+    """Muon for the matrices named by ``matrices``; for everything else Adam at the same rate, with Nesterov's momentum
+    (NAdam) and without weight decay."""
 
     matrices: str = r"(blocks|last)/.*kernel$"
     """Regular expression over parameter names: the kernels that Muon updates (inputs and outputs do better on Adam)."""
@@ -120,7 +121,7 @@ class Muon(Optimizer):
     b2: float = 0.99
     """Decay of Adam's second moment."""
     decay: float = 0.01
-    """Weight decay, times the learning rate, on the kernels."""
+    """Weight decay, times the learning rate, on the matrices of Muon alone: other kernels have none."""
 
     def update(self, rate: optax.Schedule) -> optax.GradientTransformation:
         def dimensions(params: Params) -> Params:

@@ -99,6 +99,15 @@ def test_weight_decay_touches_kernels_alone():
     assert float(jnp.abs(updates["mean"]).max()) == float(jnp.abs(updates["down"]["bias"]).max()) == 0.0
 
 
+def test_weight_decay_of_muon_touches_its_own_matrices_alone():
+    params = {"blocks": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, "out": {"kernel": jnp.ones((8, 8))}}
+    transform = Muon(learning_rate=0.1, decay=0.5, schedule=Constant(warmup=0)).build(10)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transform.update(zero, transform.init(params), params, norm=jnp.zeros(()))
+    assert float(updates["blocks"]["kernel"].max()) == pytest.approx(-0.05)
+    assert float(jnp.abs(updates["blocks"]["bias"]).max()) == float(jnp.abs(updates["out"]["kernel"]).max()) == 0.0
+
+
 @pytest.mark.parametrize("size", [0.1, 10.0])
 def test_clipping_by_the_known_norm_is_optaxs(size):
     optimizer = AdamW(learning_rate=0.1, decay=0.0, schedule=Constant(warmup=0), eps=1.0, clip=2.0)
