@@ -88,6 +88,19 @@ class Records:
         return self._readers.setdefault(number, array_record_module.ArrayRecordReader(path))
 
 
+class Picked(Records):
+    """Some records of another row of them: the ``rows``, in that order."""
+
+    def __init__(self, source: Records, rows: Sequence[int]):
+        self._source, self._rows = source, [*map(int, rows)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Sequence[int]) -> list[bytes | Damaged]:
+        return self._source.read([self._rows[index] for index in indices])
+
+
 def _alone(reader, path: str, index: int) -> bytes | Damaged:
     try:
         return reader.read([index])[0]

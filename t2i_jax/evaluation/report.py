@@ -172,7 +172,8 @@ def _checks(results: dict, figures: Figures) -> str:
         "right), cosine to the own and to another caption's picture.",
         "condition_used": "CLIP score of pictures with their own caption and with captions shuffled among them.",
         "copying": "Distance to the nearest training picture (RMS grey levels at 16 × 16) of samples and of held-out "
-        "real pictures; copied: nearer than 99 % of the held-out ones.",
+        "real pictures; copied: nearer than 99 % of the held-out ones. Searched: so many training pictures, which of a "
+        "large data set are some, evenly spaced; a copy of another one is not seen.",
     }
     body = ""
     for check, by_split in results["checks"].items():

@@ -105,7 +105,7 @@ def evaluate(
         checks = results["checks"]
         checks["prior_match"][target.split] = prior_match(drawn, model.clip_embed_images(target.images), seed)
         checks["condition_used"][target.split] = condition_used(image, text, seed)
-        checks["copying"][target.split] = copying(nearest, held_out_nearest)
+        checks["copying"][target.split] = copying(nearest, held_out_nearest) | {"searched": len(real["train"])}
         rows = _spread_out(len(target), shown)
         figures.samples[target.split] = [(target.captions[i], painted[i], target.images[i]) for i in rows]
         figures.neighbours[target.split] = [

@@ -1,15 +1,18 @@
 """Which real pictures and captions an evaluation is about: chosen by seed, decoded once, the same on every machine."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
 
 from t2i_jax.data import Dataset, arrays, load_dataset
+from t2i_jax.data.records import Picked
 
 PAIRED = ("val_pair", "val", "validation", "test")
 """Names of the held-out split that pictures are painted for, the first that a data set has."""
+BYTES = 4 << 30
+"""Pixels of one split that are held at once, at most."""
 UNSEEN = "val_concept"
 """Name of the split of things that no training picture shows, where a data set has one."""
 
@@ -53,10 +56,12 @@ def splits(name: str) -> dict[str, str]:
 
 
 def subjects(name: str, split: str, image_size: int, limit: int = 10_000) -> Subjects:
-    """Up to ``limit`` examples of a split with one caption each: the second of several, which names thing and style
-    in the embedded set, else the only one."""
+    """Examples of a split with one caption each: the second of several, which names thing and style in the embedded
+    set, else the only one. Of more than ``limit``, or more than fit ``BYTES``, so many are taken, evenly spaced."""
     dataset: Dataset = load_dataset(name, split)
-    if len(dataset) > limit:
-        dataset = load_dataset(name, f"{split}[:{limit}]")
+    count = min(limit, BYTES // (3 * image_size**2))
+    if len(dataset) > count:
+        rows = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+        dataset = replace(dataset, source=Picked(dataset.source, rows))
     images, captions = arrays(dataset, image_size)
     return Subjects(split, images, [texts[min(1, len(texts) - 1)] for texts in captions])

@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from t2i_jax.data import arrays, load_dataset
 from t2i_jax.diffusion import Guidance
 from t2i_jax.evaluation import evaluate, run
 from t2i_jax.evaluation.chart import line_chart
 from t2i_jax.evaluation.report import Figures, render
-from t2i_jax.evaluation.subjects import Subjects
+from t2i_jax.evaluation.subjects import Subjects, subjects
 
 SIDE, WORDS = 16, 40
 THINGS = np.random.default_rng(0).integers(0, 256, (WORDS, SIDE, SIDE, 3), dtype=np.uint8)
@@ -79,7 +80,9 @@ def test_a_good_cascade_passes_and_writes_both_files(data, tmp_path):
     assert all(found["ok"] for name in ("prior_match", "condition_used") for found in results["checks"][name].values())
     assert [row["scale"] for row in written["sweep"]] == [1.0, 4.0]
     assert set(written["vae"]) == {"val", "val_concept"} and written["vae"]["val"]["pictures"] == WORDS
+    assert {found["searched"] for found in written["checks"]["copying"].values()} == {2 * WORDS}
     page = (tmp_path / "eval" / "index.html").read_text()
+    assert "<th>searched</th>" in page and f"<td>{2 * WORDS}</td>" in page
     assert "random-conv-64" in page and "&lt;val&gt; &amp; more" in page and "<svg" in page
 
 
@@ -145,3 +148,14 @@ def test_a_chart_places_larger_values_higher():
 def test_a_sweep_that_was_left_out_leaves_no_section(data, tmp_path):
     results = measure(Painter(), tmp_path) | {"sweep": []}
     assert "Guidance sweep" not in render(results, Figures())
+
+
+@pytest.mark.parametrize("limit, bytes, spread", [
+    (307, 1 << 30, range(307)), (103, 1 << 30, range(0, 307, 3)), (1000, 3 * 8 * 8 * 103, range(0, 307, 3)),
+])  # fmt: skip
+def test_of_a_large_split_evenly_spaced_pictures_are_looked_at(limit, bytes, spread, monkeypatch):
+    monkeypatch.setattr("t2i_jax.evaluation.subjects.BYTES", bytes)
+    images, captions = arrays(load_dataset("emoji64", "val_pair"), 8)
+    found = subjects("emoji64", "val_pair", 8, limit)
+    np.testing.assert_array_equal(found.images, images[list(spread)])
+    assert found.captions == [captions[i][1] for i in spread]
