@@ -178,25 +178,24 @@ def _folder(folder: Path, variant: str) -> dict:
     return files
 
 
-def demo(
-    run: str = "runs/demo",
-    configs: str = "configs/emoji",
-    out: str = "runs/demo/sheet.png",
-) -> int:
+def demo(run: str = "runs/demo", configs: str = "configs/emoji", out: str = "") -> int:
     """Train all five stages on the embedded pictures, in minutes, and draw a sheet of pictures for sentences.
 
     Args:
         run: Directory of the cascade; a demo that was interrupted goes on where it was.
-        configs: Folder with one config a stage, each with a function ``demo()``.
-        out: The sheet, a PNG.
+        configs: Folder with one config a stage, each with a function ``demo()``, and captions.py, the sentences.
+        out: The sheet, a PNG; default RUN/sheet.png.
     """
+    from t2i_jax.painting import check_name, paint
+
+    check_name(out := out or str(Path(run) / "sheet.png"))
+    if not Path(configs).is_dir():
+        raise UsageError(f"no folder {configs} here; run this in t2i_jax's repository or give its --configs FOLDER")
+    captions = read_config(Path(configs) / "captions.py", "captions")
     started = time.monotonic()
     if code := _train_folder(Path(configs), "demo", run):
         return code
     print(f"trained all stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
-    captions = read_config(Path(configs) / "captions.py", "captions")
-    from t2i_jax.painting import paint
-
     paint(run, captions, 4, 0, out)
     return 0
 

@@ -19,8 +19,7 @@ def paint(
     started as for a training, paint together and the first one writes. Raises ValueError for another kind of file or a
     count below one.
     """
-    if Path(out).suffix not in (".png", ".npz"):
-        raise ValueError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
+    check_name(out)
     for option, count in (("n", n), ("best-of", best_of)):
         if count < 1:
             raise ValueError(f"--{option} {count}: at least one picture is painted")
@@ -37,6 +36,12 @@ def paint(
     else:
         sheet(images, [caption for caption in captions for _ in range(n)], out)
     print(f"{len(images)} pictures in {out}")
+
+
+def check_name(out: str) -> None:
+    """Raise ValueError where ``out`` is no name of a file that ``paint`` writes."""
+    if Path(out).suffix not in (".png", ".npz"):
+        raise ValueError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
 
 
 def read_captions(path: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,35 @@ def test_the_polish_for_which_nothing_waits_comes_last(monkeypatch, tmp_path):
 def test_what_is_wrong_with_a_folder_is_said(files, args, says, tmp_path, capsys):
     assert main(["train", str(folder_of(tmp_path, **files)), *args]) == USAGE
     assert says in capsys.readouterr().err
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """What a demo would have trained and painted; nothing is."""
+    begun = []
+    monkeypatch.setattr("t2i_jax.training.cascade.train_all", lambda commands, reads: begun.extend(commands) or 0)
+    monkeypatch.setattr("t2i_jax.painting.paint", lambda run, captions, n, seed, out: begun.append(out))
+    return begun
+
+
+EMOJI = str(Path(__file__).parents[1] / "configs" / "emoji")
+
+
+@pytest.mark.parametrize("args, says", [
+    (["--configs", EMOJI, "--out", "sheet.jpg"], "must end in .png"),
+    (["--configs", "configs/toy"], "no config at .*captions.py"),
+    (["--configs", "elsewhere"], "no folder elsewhere here; run this in t2i_jax's repository"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_demo_is_said_before_it_trains(args, says, begun, tmp_path, monkeypatch, capsys):
+    folder_of(tmp_path, a=CONFIG.format(base="FIRST"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *args]) == USAGE
+    assert re.search(says, capsys.readouterr().err) and not begun
+
+
+def test_the_sheet_of_a_demo_stands_in_its_run(begun, tmp_path):
+    assert main(["demo", "--configs", EMOJI, "--run", str(tmp_path / "other")]) == 0
+    assert begun[0] == "vae" and begun[-1] == str(tmp_path / "other" / "sheet.png")
 
 
 OWN = """
