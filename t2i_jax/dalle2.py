@@ -9,6 +9,7 @@ TensorFlow is never imported here.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -151,12 +152,26 @@ class DallE2:
         return images[kept.ravel()]
 
     def tokens(self, captions: list[str]) -> np.ndarray:
-        """Normalised and encoded captions, int32 [n, context]. Raises ValueError that names an empty caption."""
+        """Normalised and encoded captions, int32 [n, context]. Raises ValueError that names an empty caption.
+
+        A caption that has no room is cut, as in training; a warning says which, and what is left of it.
+        """
         texts = [normalize(caption) for caption in captions]
         empty = [i for i, text in enumerate(texts) if not text]
         if empty:
             raise ValueError(f"caption {empty[0]} of {len(texts)} is empty: say what the picture should show")
-        return self.tokenizer(texts, self.context)
+        tokens = self.tokenizer(texts, self.context)
+        rows = zip(texts, self.tokenizer.lengths(texts), tokens)
+        cut = {
+            text: f"{text!r} has {length} and becomes {self.tokenizer.decode(row)!r}"
+            for text, length, row in rows
+            if length > self.context
+        }
+        if cut:
+            said = "; ".join([*cut.values()][:3]) + (f"; so are {len(cut) - 3} others" if len(cut) > 3 else "")
+            room = f"the {self.context} tokens that this cascade reads"
+            warnings.warn(f"captions are cut to {room}: {said}", stacklevel=2)
+        return tokens
 
     def prior_embed(self, captions: list[str], seed: int = 0) -> np.ndarray:
         """Image embeddings [n, e] of norm sqrt(e) that the prior draws for the captions."""

@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from t2i_jax.cli import main
 from t2i_jax.dalle2 import POLISH, SECOND, STAGES, DallE2
 from t2i_jax.diffusion import DPMSolverPP, Euler, Guidance
 from t2i_jax.interop import export_cascade, import_model
@@ -127,6 +129,28 @@ def test_a_second_upsampler_enlarges_what_the_first_one_paints(run, tmp_path):
 def test_empty_caption_is_named(run):
     with pytest.raises(ValueError, match="caption 1 of 2 is empty"):
         DallE2.load(run)(["a whale", "  "])
+
+
+def test_a_caption_that_is_cut_is_named_with_what_is_left_of_it(run, recwarn):
+    model = DallE2.load(run)
+    model.tokens(["a whale"])
+    assert not [one for one in recwarn if "captions are cut" in str(one.message)]
+    words = "a small red apple with a green leaf on a wooden table, fluent 3d style"
+    with pytest.warns(UserWarning, match=f"12 tokens .*: '{words}' has .* and becomes 'a sm") as found:
+        tokens = model.tokens(["a whale", words])
+    left = str(found[0].message).rpartition("becomes ")[2].strip("'")
+    assert words.startswith(left) and model.tokenizer([left], model.context).tolist() == tokens[1:].tolist()
+
+
+def test_the_commands_arrays_hold_the_captions_pictures_in_the_files_order(run, tmp_path):
+    captions = ["a red apple", "a whale", "two dogs"]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"caption": caption}) + "\n" for caption in captions))
+    out = tmp_path / "new" / "out.npz"
+    args = ["--captions", str(tmp_path / "in.jsonl"), "--n", "2", "--seed", "3", "--out", str(out)]
+    assert main(["sample", str(run), *args]) == 0
+    images = np.load(out)["images"]
+    assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images, DallE2.load(run)(captions, n=2, seed=3))
 
 
 def test_missing_stage_is_named(tmp_path):
