@@ -177,6 +177,15 @@ def test_export_holds_the_trained_weights(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, DallE2.load(run).params["decoder"])
 
 
+def test_stages_without_a_checkpoint_are_left_out_of_the_export_and_named(run, tmp_path, capsys):
+    (tmp_path / "run" / "prior").mkdir(parents=True)
+    for name in ("clip", "decoder", "polish", "prior/config.json", "tokenizer.model"):
+        (tmp_path / "run" / name).symlink_to(run / name)
+    assert export_cascade(tmp_path / "run", tmp_path / "out") == ["clip", "decoder"]
+    assert capsys.readouterr().err.rstrip().endswith("run: polish, prior")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip", "decoder"]
+
+
 def test_pictures_are_the_same_on_any_mesh(run, monkeypatch):
     monkeypatch.setattr(rules, "SMALL", 512)  # so that tiny models are split too
     captions = ["a red apple", "a whale", "two dogs"]

@@ -9,6 +9,8 @@ import numpy as np
 from t2i_jax.interop.files import export_model
 from t2i_jax.stages import PolishStage, VAEStage
 from t2i_jax.stages.polish import polished
+from t2i_jax.training.appender import say
+from t2i_jax.training.checkpoint import steps_saved
 from t2i_jax.training.frozen import load_together
 from t2i_jax.training.run import read_experiment
 
@@ -20,11 +22,17 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
 
     Embeddings enter prior and decoder divided by their norm and multiplied by sqrt(e): the prior's ``clip_std`` undoes
     the factor. Latents are normalised by ``latents_mean`` and ``latents_std`` of the VAE's config. ``polish`` is the
-    whole VAE with its decoder polished: what makes the last pixels. Raises FileNotFoundError where ``run`` has no
-    trained stage, and ValueError where its stages were not trained on each other.
+    whole VAE with its decoder polished: what makes the last pixels. A stage without a checkpoint, whose training has
+    just begun, is left out, and so is a polish without its VAE's; a line on stderr names them. Raises FileNotFoundError
+    where ``run`` has no trained stage, and ValueError where its stages were not trained on each other.
     """
     run, out = Path(run), Path(out)
-    present = [name for name in STAGES if (run / name / "config.json").is_file()]
+    begun = [name for name in STAGES if (run / name / "config.json").is_file()]
+    present = [name for name in begun if steps_saved(run / name)]
+    if "vae" not in present:
+        present = [name for name in present if name != "polish"]
+    if left_out := [name for name in begun if name not in present]:
+        say(f"not exported, because there is no checkpoint yet in {run}: {', '.join(left_out)}")
     if not present:
         raise FileNotFoundError(f"{run} has no trained stage: expected one of the folders {', '.join(STAGES)} in it")
     trained, steps = load_together(run, present)
