@@ -90,9 +90,9 @@ def check_tokenizer(root: Path, metas: Mapping[str, dict[str, Any]], reader: str
     now = Tokenizer.load(path).digest
     for name, then in known.items():
         if then != now:
-            then_as = f", and {reader!r} would read it by this one" if reader else ""
+            more = f", and {reader!r} would read it by this one" if reader else ""
             raise ValueError(
-                f"{path} is not the tokenizer that {name!r} in {root / name} was trained with{then_as}: the same words "
+                f"{path} is not the tokenizer that {name!r} in {root / name} was trained with{more}: the same words "
                 f"have other numbers. Put the old file back (its SHA-256 is {then}), or delete {root / name} and train "
                 "it again"
             )
