@@ -44,7 +44,8 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 
 - *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
-  (`t2i_jax/training/minimum.py`).
+  (`t2i_jax/training/minimum.py`); below 1 where that counts too much: of the VAE, and of the VAE's encoder in the
+  second upsampler, it takes a layer's work as kept for a gradient.
 - *FLOPs*: as compiled over the model's own, nothing recomputed.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
