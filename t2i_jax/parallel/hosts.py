@@ -28,7 +28,7 @@ HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead."""
 TIMEOUT = 300
 """Seconds that processes wait for each other, at the start and at every barrier."""
-_told: list[BaseException] = []
+_announced: list[BaseException] = []
 
 
 def join(environment: dict[str, str] | None = None) -> None:
@@ -117,8 +117,8 @@ def announce(error: BaseException) -> None:
     from jax._src import distributed
 
     state = distributed.global_state
-    if state.client is not None and error not in _told:
-        _told.append(error)
+    if state.client is not None and error not in _announced:
+        _announced.append(error)
         with contextlib.suppress(OSError):
             text = f"process {state.process_id} of {state.num_processes} ends: {type(error).__name__}: {error}"
             print(text, file=sys.stderr, flush=True)
@@ -148,7 +148,7 @@ def _part() -> None:
     if state.client is None:
         return
     try:
-        state.client.wait_at_barrier(f"t2i/ended by error {len(_told)}", 1000 * HEARTBEAT)
+        state.client.wait_at_barrier(f"t2i/ended by error {len(_announced)}", 1000 * HEARTBEAT)
     except Exception:  # noqa: BLE001  whatever it is, they are not there
         for left in (state.client, state.service, state.preemption_sync_manager):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))  # never freed: that would wait, too

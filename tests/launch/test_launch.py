@@ -1,5 +1,6 @@
 """The launch scripts, run: against real processes on this machine, or against a stand-in of a platform's command."""
 
+import contextlib
 import fcntl
 import os
 import select
@@ -113,6 +114,7 @@ sys.exit(75)
 """
 
 
+@contextlib.contextmanager
 def in_a_terminal(*command):
     """A command in a terminal of its own: (process, file descriptor of the keyboard and screen)."""
     ours, theirs = os.openpty()
@@ -120,7 +122,12 @@ def in_a_terminal(*command):
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
                                preexec_fn=take)  # fmt: skip
     os.close(theirs)
-    return process, ours
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        with contextlib.suppress(OSError):  # a test may have closed it
+            os.close(ours)
 
 
 def screen(keyboard, until, times=1):
@@ -134,40 +141,29 @@ def screen(keyboard, until, times=1):
 @pytest.mark.parametrize("keys, told", [(1, "SIGTERM"), (2, "SIGTERM SIGINT")])
 def test_a_ctrl_c_reaches_the_command_once_and_a_second_as_such(keys, told):
     command = [sys.executable, "-c", LISTENER, str(keys)]
-    process, keyboard = in_a_terminal(sys.executable, LAUNCH / "supervise.py", "--", *command)
-    try:
+    with in_a_terminal(sys.executable, LAUNCH / "supervise.py", "--", *command) as (process, keyboard):
         screen(keyboard, "up")
         for _ in range(keys):
             os.write(keyboard, b"\x03")
             time.sleep(0.2)
         screen(keyboard, f"told {told}\r\n")
         assert process.wait(30) == 75
-    finally:
-        process.kill()
-        os.close(keyboard)
 
 
 def test_a_terminal_that_closes_is_a_signal_to_save(tmp_path):
     script = f"trap 'echo saved > {tmp_path}/saved; exit 75' TERM; echo up; while :; do sleep 0.05; done"
-    process, keyboard = in_a_terminal(sys.executable, LAUNCH / "supervise.py", "--", "bash", "-c", script)
-    try:
+    with in_a_terminal(sys.executable, LAUNCH / "supervise.py", "--", "bash", "-c", script) as (process, keyboard):
         screen(keyboard, "up")
         os.close(keyboard)
         assert process.wait(30) == 75 and (tmp_path / "saved").exists()
-    finally:
-        process.kill()
 
 
 def test_ctrl_c_asks_every_process_of_a_machine_to_save():
-    process, keyboard = in_a_terminal(LAUNCH / "local.sh", "2", sys.executable, "-c", LISTENER, "1")
-    try:
+    with in_a_terminal(LAUNCH / "local.sh", "2", sys.executable, "-c", LISTENER, "1") as (process, keyboard):
         screen(keyboard, "up", 2)
         os.write(keyboard, b"\x03")
         screen(keyboard, "told ", 2)
         assert process.wait(30) == 75
-    finally:
-        process.kill()
-        os.close(keyboard)
 
 
 def test_slurm_gets_one_process_a_node_and_the_command_as_it_was(recorder):

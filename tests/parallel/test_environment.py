@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 
 import jax
@@ -13,6 +12,7 @@ from jax._src.clusters import GceTpuCluster, GkeTpuCluster
 from t2i_jax.parallel import environment, hosts
 from t2i_jax.parallel.environment import found, told
 from t2i_jax.parallel.hosts import barrier, join
+from tests.together import together
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
 FOUR = {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_NODES": "4"}
@@ -159,15 +159,6 @@ def test_under_slurm_one_process_a_node_has_all_of_its_gpus():
                 break
     shared = os.environ | SLURM | {"JAX_PLATFORMS": "cpu", "SLURM_JOB_ID": str(port - 61440), "PYTHONPATH": os.getcwd()}
     shared |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
-    running = [
-        subprocess.Popen([sys.executable, "-c", script], env=shared | {"SLURM_PROCID": str(number)},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for number in range(2)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=120) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    assert [text for text, _ in said] == ["0 2 all\n", "1 2 all\n"], said
+    command = [sys.executable, "-c", script]
+    said = together([(command, shared | {"SLURM_PROCID": str(number)}) for number in range(2)], 120)
+    assert [text for text, *_ in said] == ["0 2 all\n", "1 2 all\n"], said

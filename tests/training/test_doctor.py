@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import socket
-import subprocess
 import sys
 import time
 
@@ -13,6 +12,7 @@ import pytest
 from t2i_jax.cli import main
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training.doctor import bandwidth, compare, examine, look
+from tests.together import together
 from tests.training.test_loop import FIRST
 
 
@@ -88,18 +88,9 @@ def test_hosts_whose_configs_differ_are_named_and_a_slow_one_has_the_right_time(
         port = free.getsockname()[1]
     shared = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "", "T2I_PROCESSES": "2"}
     shared |= {"PYTHONPATH": os.getcwd(), "T2I_COORDINATOR": f"127.0.0.1:{port}"}
-    running = [
-        subprocess.Popen([sys.executable, "-c", UNLIKE, str(tmp_path), str(i)], env=shared | {"T2I_PROCESS": str(i)},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=120) for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    (text, errors), (silence, _) = said
+    command = [sys.executable, "-c", UNLIKE, str(tmp_path)]
+    two = [([*command, str(i)], shared | {"T2I_PROCESS": str(i)}) for i in range(2)]
+    (text, errors, code), (silence, _, other) = together(two, 120)
     assert "process 1 on" in text, errors[-2000:]
     assert "WRONG: config of process 1" in text and text.endswith("1 thing(s) to mend\n") and not silence
-    assert "all-reduces are not tried" in text and [process.returncode for process in running] == [0, 0]
+    assert "all-reduces are not tried" in text and code == other == 0
