@@ -11,6 +11,8 @@ JAX = ">=0.10.2,<0.13"
 # TensorFlow only reads data here. Its CPU build, a third of the size, is published for x86 Linux alone.
 CPU_BUILD = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 FULL_BUILD = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+# No wheel for Linux on ARM, where Pillow resizes instead.
+RESIZER_BUILT = "sys_platform != 'linux' or platform_machine == 'x86_64'"
 
 CORE = [
     f"jax{JAX}",
@@ -25,6 +27,7 @@ CORE = [
     "numpy>=2.1",
     "pillow>=11",
     "simplejpeg>=1.8",
+    f"cykooz-resizer>=4.0; {RESIZER_BUILT}",
     "xxhash>=3.5",
     "pyarrow>=18",
     "sentencepiece>=0.2.1",

@@ -1,6 +1,6 @@
 """Pictures a second of the input pipeline against libjpeg-turbo alone, on the same cores, turn by turn.
 
-    python -m benchmarks.pipeline [--pictures 1024] [--epochs 3] [--batch 64] [--rounds 9] [--cores 2]
+    python -m benchmarks.pipeline [--pictures 1024] [--epochs 8] [--batch 64] [--rounds 5] [--cores 2]
 
 A data set of JPEGs whose shorter side is 256 pixels is built. Our side is ``batches`` as a training reads it: records
 by index, checks, decoding, cut, tokens, uint8 batches. The other side calls simplejpeg, and Pillow where the size
@@ -140,8 +140,8 @@ def main(pictures: int, batch: int, rounds: int, cores: int, epochs: int) -> Non
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1024)
-    parser.add_argument("--epochs", type=int, default=3, help="a round; short ones measure how both sides end it")
+    parser.add_argument("--epochs", type=int, default=8, help="a round; short ones measure how both sides end it")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=2)
     main(**vars(parser.parse_args()))

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from t2i_jax.data.jpeg import quick_decode
+from t2i_jax.data.resize import resize
 
 MAX_PIXELS = 32_000_000
 """Decoding takes up to 8 bytes a pixel: a quarter of a gigabyte for the largest."""
@@ -132,9 +133,7 @@ def fit(picture: Image.Image | np.ndarray, shape: tuple[int, int]) -> np.ndarray
     if (down, across) == (h, w):
         rows, columns = slice(int(top), int(top) + h), slice(int(left), int(left) + w)
         return np.asarray(picture)[rows, columns]
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    box = (left, top, left + across, top + down)
-    return np.asarray(picture.resize((w, h), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
+    return resize(picture, (left, top, across, down), shape)
 
 
 def pixels(data: bytes, shape: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
