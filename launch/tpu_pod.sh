@@ -12,11 +12,12 @@
 #     launch/tpu_pod.sh [--dry-run] NAME delete           give the slice back
 #
 # Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30 seconds between looks).
-# A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again; a slice that gcloud refuses is 64 too.
+# A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again. A slice that gcloud refuses, or that
+# fails three times before it is there, is 64 too.
 set -euo pipefail
 
 usage() {
-    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 64
 }
 
@@ -86,7 +87,8 @@ create() {
     ask "${nodes[@]}" --accelerator-type="$TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot} || return
     [[ -z $dry ]] || return 0
     while true; do
-        case $(state) in
+        now=$(state)
+        case $now in
         ACTIVE) return 0 ;;
         FAILED | SUSPENDED | SUSPENDING | NONE) return 1 ;;
         esac
@@ -145,10 +147,21 @@ run)
     ;;
 all)
     (($# > 0)) || usage
+    failed=0
     while true; do
         code=0 installed="" now=""
         create || code=$?
         ((code != 64)) || exit 64
+        if [[ $code != 0 && $now == FAILED ]]; then
+            failed=$((failed + 1))
+        else
+            failed=0
+        fi
+        if ((failed == 3)); then
+            echo "launch/tpu_pod.sh: $name FAILED three times before it was there; it is left for you to look at:" \
+                "gcloud compute tpus queued-resources describe $name ${place[*]}" >&2
+            exit 64
+        fi
         while ((code == 0)); do
             [[ -n $installed ]] || { install && installed=yes; } || code=$?
             [[ -z $installed ]] || run "$@" || code=$?

@@ -305,6 +305,14 @@ def test_a_slice_that_gcloud_refuses_ends_it(gcloud, state):
     assert gcloud.calls() == ["create", "describe"] * 3
 
 
+def test_a_slice_that_fails_before_it_is_there_is_asked_for_three_times(gcloud):
+    environment = gcloud(["FAILED", "FAILED", "ACTIVE", "SUSPENDED", "FAILED", "FAILED", "FAILED"], [255])
+    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment)
+    assert done.returncode == 64 and "mine FAILED three times" in done.stderr
+    failed, once = ["create", "describe", "delete"], ["create", "describe", "scp", "pip install", "t2i train"]
+    assert gcloud.calls() == [*failed, *failed, *once, "describe", "delete", *failed, *failed, *failed[:2]]
+
+
 def test_a_slice_of_an_earlier_call_is_used(gcloud):
     environment = gcloud(["ACTIVE", "ACTIVE"], [0], asks=[1])
     assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 0
