@@ -86,6 +86,8 @@ def build(
       FileExistsError: that version is already there.
       BlockingIOError: another build of it is running.
     """
+    if "://" in os.fspath(out):
+        raise ValueError(f"out={os.fspath(out)}: a build writes to a file system; mount that place, or copy the result")
     out = Path(out).expanduser()
     name = name or re.sub(r"\W+", "_", out.resolve().name).strip("_").lower()
     if not name.isidentifier() or name != name.lower():

@@ -29,7 +29,8 @@ class Choice:
     min_side: int = 1
     """Pixels of a picture's shorter side."""
     max_pixels: int = MAX_PIXELS
-    """Pixels of a picture, by its header: a small file can decode to gigabytes."""
+    """Pixels of a picture, by its header: a small file can decode to gigabytes. A training reads no larger ones than
+    the default."""
     max_aspect: float = float("inf")
     """Longer side over shorter side."""
     min_score: tuple[tuple[str, float], ...] = ()
@@ -40,6 +41,8 @@ class Choice:
     def __post_init__(self):
         if not 1 <= self.min_caption <= self.max_caption:
             raise ValueError(f"captions of {self.min_caption} to {self.max_caption} characters: there are none")
+        if self.max_pixels > MAX_PIXELS:
+            raise ValueError(f"max_pixels={self.max_pixels}: no training reads more than {MAX_PIXELS} of a picture")
         if self.min_side < 1 or self.max_pixels < self.min_side**2 or not self.max_aspect >= 1:
             raise ValueError(
                 f"min_side={self.min_side}, max_pixels={self.max_pixels} and max_aspect={self.max_aspect}: "

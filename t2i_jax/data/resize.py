@@ -10,6 +10,7 @@ ARM), Pillow resizes.
 import math
 import threading
 from functools import lru_cache
+from importlib.metadata import version
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,12 @@ Box = tuple[float | int, float | int, float | int, float | int]
 _MUCH = 4.0
 """Where a picture shrinks by so much, Pillow averages whole pixels first (``reducing_gap``), and copies nothing."""
 _own = threading.local()
+
+
+def resizer() -> str:
+    """Which library resizes, and its version: a part of what decides the pixels."""
+    name = "pillow" if cykooz_resizer is None else "cykooz-resizer"
+    return f"{name} {version(name)}"
 
 
 def resize(picture: Image.Image | np.ndarray, box: Box, shape: tuple[int, int]) -> np.ndarray:

@@ -3,36 +3,50 @@
     keywords("a red apple on the table")  ->  "red apple table"
 
 Training on both forms lets a model serve users who type sentences and users who type tags. Words that change the
-picture are never dropped: negation (no, without), place (under, between, left) and number (two, pair).
+picture are never dropped: negation (no, without), place (under, between, left) and number (two, pair), and no word that
+names a thing in another language (die). A symbol, such as an emoji, is a word.
 
 Scripts without spaces are cut where the script changes (kanji | kana | Latin), which is where Japanese words mostly
 end, and Chinese runs at the particles 的 and 了; a dictionary segmenter would do better and is not worth a dependency.
 """
 
 import re
+import sys
+import unicodedata
+from functools import cache
 
 from t2i_jax.text.normalize import normalize
 
 STOP_WORDS = frozenset(
     """a an the this that these those its it's his her their our your my of with and or as by for from to in on at
-    is are was were be been being am has have had having do does did it he she they we you i me him them us who which
+    is are was were be been being am has have had having do does did it he she they we you i me him them who which
     what there here some any each such very just also so than then into onto
-    der die das ein eine und mit von im le la les un une des du de et avec el los las una y con il lo gli e con
+    der das ein eine und mit von im le la les un une des du de et avec el los las una y con il lo gli e con
     の は が を に で と も へ や か な だ です ます 的 了 和 与 及""".split()
 )
-_WORD = re.compile(
-    r"""[\u3400-\u9fff\uf900-\ufaff]+ | [\u3040-\u309f]+ | [\u30a0-\u30ff]+
-    | (?:(?![\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])[^\W_])+
-      (?:['’\u200d\u200c-](?:(?![\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])[^\W_])+)*""",
-    re.VERBOSE,
-)
 _CHINESE_PARTICLES = re.compile("[的了]")
+
+
+@cache
+def _word() -> re.Pattern:
+    """A word of a caption. Vowel signs and accents that stand alone belong to the letter before them."""
+    kinds = {"M": [], "So": []}
+    for point in range(sys.maxunicode + 1):
+        kind = unicodedata.category(chr(point))
+        kinds.get("So" if kind == "So" else kind[0], []).append(chr(point))
+    marks, symbols = (re.escape("".join(kinds[kind])) for kind in ("M", "So"))
+    letter = rf"(?:(?![\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])[^\W_][{marks}]*)"
+    return re.compile(
+        rf"""[\u3400-\u9fff\uf900-\ufaff]+ | [\u3040-\u309f]+ | [\u30a0-\u30ff]+
+        | {letter}+(?:['’\u200d\u200c-]{letter}+)* | [{symbols}][{symbols}{marks}\u200d\U0001f3fb-\U0001f3ff]*""",
+        re.VERBOSE,
+    )
 
 
 def keywords(text: str) -> str:
     """The keywords of ``text``, normalised, each once; ``text`` itself where nothing but stop words is in it."""
     text = normalize(text)
-    words = (part for word in _WORD.findall(text) for part in _CHINESE_PARTICLES.split(word) if part)
+    words = (part for word in _word().findall(text) for part in _CHINESE_PARTICLES.split(word) if part)
     kept: dict[str, str] = {}
     for word in words:
         if word.lower() not in STOP_WORDS:

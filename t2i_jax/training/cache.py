@@ -25,6 +25,7 @@ import numpy as np
 from t2i_jax.data.checks import check_bad, check_captions
 from t2i_jax.data.deal import Shares
 from t2i_jax.data.pipeline import Table, tokens_of
+from t2i_jax.data.resize import resizer
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.appender import say
 from t2i_jax.training.features import CHUNK, Store, program_of, stored
@@ -88,7 +89,8 @@ class Cache:
         views = ImageViews.of(data, captions)
         key = {
             "kind": "image", "program": self._parts["programs"]["image"], "frozen": frozen_digests,
-            "data": made_from["data"], "ops": ["usable", f"fit {data.image_size}", "mirror"], "views": views.digest,
+            "data": made_from["data"], "views": views.digest,
+            "ops": ["usable", f"fit {data.image_size} by {resizer()}", "mirror"],
         }  # fmt: skip
         store = Store(self.root, key, self.shapes["image"], len(views))
         if not store.complete():

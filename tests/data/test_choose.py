@@ -85,6 +85,7 @@ def test_ordinary_captions_of_any_script_are_taken():
     ({"min_score": ("aesthetic",)}, "'aesthetic': give a column of numbers and a limit"),
     ({"min_caption": 5, "max_caption": 4}, "captions of 5 to 4 characters"),
     ({"max_aspect": 0.5}, "max_aspect=0.5"),
+    ({"max_pixels": 32_000_001}, "max_pixels=32000001: no training reads more than 32000000"),
     ({"duplicates": "near", "near": 9}, "near=9: bits of the hash that may differ, 0 to 3"),
 ])  # fmt: skip
 def test_limits_that_make_no_sense_are_refused(options, says, tmp_path):

@@ -379,7 +379,8 @@ def test_an_object_store_without_its_package_is_told_by_the_packages_name():
     ("x.tar", "train"), ("00012.tar", "train"), ("things-val.tar", "val"),
     ("set-train.tfrecord-00000-of-00010", "train"),
     ("set-test.tfrecords", "test"), ("test-00000-of-00001.parquet", "test"), ("a-val_pair.parquet", "val_pair"),
-    ("validation-00001-of-00002.parquet", "validation"), ("interval.parquet", "train"), ("contest.tar", "train"),
+    ("validation-00001-of-00002.parquet", "validation"),
+    ("test-00000-of-00001-8b75d2b6d8b1a4c3.parquet", "test"), ("interval.parquet", "train"), ("contest.tar", "train"),
     ("deviantart.tar", "train"), ("photos-valley.tar", "train"), ("devices", "train"), ("my-trainings.tar", "train"),
     ("coco-val2017.parquet", "val2017"), ("set-testA.parquet", "testA"), ("dev", "dev"), ("x-testing.tar", "testing"),
 ])  # fmt: skip

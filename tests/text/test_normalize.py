@@ -46,6 +46,10 @@ def test_rules(text, want):
         ("红色的苹果", "红色 苹果"),
         ("猫の家とtree", "猫 家 tree"),
         ("To be, or", "To be, or"),
+        ("एक लाल सेब मेज पर", "एक लाल सेब मेज पर"),
+        ("แอปเปิ้ลสีแดง", "แอปเปิ้ลสีแดง"),
+        ("👩🏽\u200d🚀 and ❤️ on a table", "👩🏽\u200d🚀 ❤️ table"),
+        ("game die, US flag", "game die US flag"),
         ("", ""),
     ],
 )

@@ -77,7 +77,7 @@ def directories(inputs, frozen, tmp_path, stage=STAGE):
     return {entry.name for entry in tmp_path.iterdir()}
 
 
-def test_another_parameter_code_picture_or_caption_has_another_directory(inputs, frozen, tmp_path):
+def test_another_parameter_code_picture_or_caption_has_another_directory(inputs, frozen, tmp_path, monkeypatch):
     before = directories(inputs, frozen, tmp_path)
     assert len(before) == 2
 
@@ -93,6 +93,8 @@ def test_another_parameter_code_picture_or_caption_has_another_directory(inputs,
     assert len(directories(shorter, frozen, tmp_path / "captions") - before) == 1
     unflipped = dataclasses.replace(inputs, data=dataclasses.replace(DATA, flip=False))
     assert len(directories(unflipped, frozen, tmp_path / "flip") - before) == 1
+    monkeypatch.setattr("t2i_jax.training.cache.resizer", lambda: "another library")
+    assert len(directories(inputs, frozen, tmp_path / "resizer") - before) == 1
 
 
 def test_the_same_function_has_the_same_digest_of_its_program_and_a_constant_counts(frozen):

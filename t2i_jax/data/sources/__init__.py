@@ -42,12 +42,19 @@ def source_of(path: str | os.PathLike) -> Source:
         )
     if (path / METADATA).is_file():
         return ImageFolder(path)
-    picture = False
+    picture = table = False
     for name in files_below(path):
-        # a table, tar or record file holds pictures; a picture on its own may be beside it by chance
-        if kind := _kind(name):
+        # a tar or record file holds pictures; a picture on its own may be beside it by chance. So may a table:
+        # img2dataset puts one without pictures beside each tar, file of records or folder that it writes
+        kind = _kind(name)
+        if kind and kind is not Parquet:
             return kind(path)
         picture = picture or PurePosixPath(name).suffix.lower() in SUFFIXES
+        table = table or kind is Parquet
+        if picture and table:
+            break
+    if table and not (picture and Parquet(path).without_pictures()):
+        return Parquet(path)
     if picture:
         return Folder(path)
     if next(iter(path.iterdir()), None) is None:

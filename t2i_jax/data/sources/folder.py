@@ -37,6 +37,6 @@ class Folder(Source):
         text = item.with_suffix(".txt")
         if not text.is_file():
             raise BadPicture("missing caption", f"no {text.name} beside it")
-        captions = as_text(read_file(text, MAX_TEXT)).splitlines()
+        captions = as_text(read_file(text, MAX_TEXT)).split("\n")
         key = PurePosixPath(name).with_suffix("").as_posix()
         return Raw(key, "train", read_file(item, MAX_BYTES), captions)

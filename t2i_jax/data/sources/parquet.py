@@ -45,6 +45,14 @@ class Parquet(raw.Source):
                     yield raw.Unit(name, first, min(first + size, start + rows))
                 start += rows
 
+    def without_pictures(self) -> bool:
+        """Whether the first table has no column of pictures."""
+        with (self.path / self._names()[0]).open("rb") as stream:
+            try:
+                return not set(raw.PICTURE_NAMES) & set(_open(stream).schema_arrow.names)
+            except BadPicture:
+                return False
+
     def _names(self) -> list[str]:
         if not self.path.is_dir():
             return [""]

@@ -28,7 +28,10 @@ KEPT_TEXTS = ("url", "license", "source", "author", "title", "style")
 _SPLIT = re.compile(
     r"(?:^|[-_])((?:train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|eval(?:uation)?|dev)\d*[A-Z]?(?:_[a-z]+)*)$"
 )
-_SHARD = re.compile(r"(?:\.(?:parquet|tfrecords?|tfrec|tar))?(?:-\d+-of-\d+)?(?:\.(?:parquet|tfrecords?|tfrec|tar))?$")
+# Hugging Face put a fingerprint behind the number of a shard
+_SHARD = re.compile(
+    r"(?:\.(?:parquet|tfrecords?|tfrec|tar))?(?:-\d+-of-\d+(?:-[0-9a-f]{8,})?)?(?:\.(?:parquet|tfrecords?|tfrec|tar))?$"
+)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def records(file) -> Iterator[bytes | BadPicture]:
         if len(head) < 12:
             yield BadPicture("truncated TFRecord file", "within a length")
             return
-        if head[:2] == b"\x1f\x8b" or masked(head[:8]) != int.from_bytes(head[8:], "little"):
+        if masked(head[:8]) != int.from_bytes(head[8:], "little"):
             yield BadPicture("broken TFRecord file", "a length that is not true to its checksum, or compressed")
             return
         (length,) = struct.unpack("<Q", head[:8])

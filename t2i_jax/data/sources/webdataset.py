@@ -1,7 +1,8 @@
 """WebDataset tars as img2dataset writes them: ``000000012.jpg``, ``000000012.txt`` and ``000000012.json`` for each
 picture, side by side in ``00000.tar``, ``00001.tar`` ...
 
-The key is a member's name up to the first dot of its last part. Without a .txt the caption is ``caption`` of the .json,
+The key is a member's name up to the first dot of its last part, so a picture whose own name has a dot belongs to no
+sample; it is told as missing where its key has no other. Without a .txt the caption is ``caption`` of the .json,
 whose numbers (similarity, aesthetic, punsafe ...) are there to choose by. Members of other kinds are passed over; none
 is ever unpickled or extracted.
 """
@@ -27,6 +28,7 @@ class _Sample:
     image: bytes = b""
     text: bytes = b""
     json: bytes = b""
+    other: str = ""
     found: Counter = field(default_factory=Counter)
 
 
@@ -57,11 +59,13 @@ class WebDataset(raw.Source):
                     if sample:
                         yield from _finished(sample, path.name, prefix, split)
                     sample = _Sample(key)
-                slot = "image" if f".{kind}" in SUFFIXES else "json" if kind == "json" else "text"
+                slot = "json" if kind == "json" else "text"
+                if _is_picture(kind):
+                    slot = "image" if f".{kind}" in SUFFIXES else "other"
                 if isinstance(member, Bad):
                     sample.found["bad"] += 1
                 elif not sample.found[slot]:
-                    setattr(sample, slot, member.data)
+                    setattr(sample, slot, member.data if slot != "other" else kind)
                     sample.found[slot] += 1
         if sample:
             yield from _finished(sample, path.name, prefix, split)
@@ -75,7 +79,12 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _most(name: str) -> int:
     kind = _parts(name)[1]
-    return raw.MAX_BYTES if f".{kind}" in SUFFIXES else raw.MAX_TEXT if kind in ("json", *_TEXTS) else 0
+    return raw.MAX_BYTES if _is_picture(kind) else raw.MAX_TEXT if kind in ("json", *_TEXTS) else 0
+
+
+def _is_picture(kind: str) -> bool:
+    """Also by the last of several endings: it may be another view (``seg.png``), or the name of a picture goes on."""
+    return f".{kind.rpartition('.')[2]}" in SUFFIXES
 
 
 def _finished(sample: _Sample, tar: str, prefix: str, split: str) -> Iterator[raw.Found]:
@@ -85,11 +94,12 @@ def _finished(sample: _Sample, tar: str, prefix: str, split: str) -> Iterator[ra
     where = f"{tar}: {sample.key[:200]}"
     try:
         if not sample.found["image"]:
-            raise BadPicture("missing picture", "none of its members is a picture")
+            also = f": its name ends at its first dot, before {sample.other}" if sample.other else ""
+            raise BadPicture("missing picture", f"none of its members is a picture{also}")
         if not sample.found["text"] and not sample.found["json"]:
             raise BadPicture("missing caption", "none of its members is a .txt or .json")
         row = raw.as_json(sample.json) if sample.found["json"] else {}
-        captions = raw.as_text(sample.text).splitlines() if sample.found["text"] else raw.captions_in(row)
+        captions = [raw.as_text(sample.text)] if sample.found["text"] else raw.captions_in(row)
         more, scores = raw.texts_in(row), raw.scores_in(row)
         yield where, raw.Raw(f"{prefix}/{sample.key}", split, sample.image, captions, more, scores)
     except BadPicture as error:
