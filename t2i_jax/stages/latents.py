@@ -40,8 +40,11 @@ def decode(vae: AutoencoderKL, params: Params, latent: Latent, clip: bool = True
 
 
 def downscale(pixels: Pixels, factor: int) -> UInt8[Array, "b i j 3"]:
-    """Mean over ``factor`` x ``factor`` squares, rounded: the low-resolution picture that the decoder paints."""
+    """Mean over ``factor`` x ``factor`` squares, rounded: the low-resolution picture that the decoder paints. Raises
+    ValueError where they don't fill the picture."""
     b, h, w, c = pixels.shape
+    if h % factor or w % factor:
+        raise ValueError(f"a picture of {h}x{w} can't be made {factor} times smaller: factor must divide both sides")
     small = pixels.astype(jnp.float32).reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
     return jnp.round(small).astype(jnp.uint8)
 

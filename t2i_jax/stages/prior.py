@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from t2i_jax.diffusion.guidance import Guidance
-from t2i_jax.diffusion.process import Clean, Process
+from t2i_jax.diffusion.process import Clean, Process, Unweighted
 from t2i_jax.diffusion.samplers import DPMSolverPP, Sampler
 from t2i_jax.diffusion.schedules import Cosine
 from t2i_jax.diffusion.times import Times, Uniform
@@ -40,6 +40,13 @@ class PriorStage(Stage):
     guidance: Guidance = Guidance(1.5)
     candidates: int = 2
     """Embeddings drawn for each caption; the one closest to the text is kept."""
+
+    def __post_init__(self):
+        if type(self.process.prediction) is not Clean or type(self.process.weighting) is not Unweighted:
+            raise ValueError(
+                f"PriorStage: the prior predicts the clean embedding with equal weights (Clean, Unweighted), not "
+                f"{self.process.prediction} with {self.process.weighting}"
+            )
 
     def init(self, rng: Array, batch: Batch) -> Params:
         e = self.clip.embedding

@@ -60,11 +60,18 @@ class VAEStage(Stage):
 
     def views(self, rng: Array, pixels: Array) -> Image:
         """Every second picture as a crop at full size, the others ``factor`` times smaller, all ``crop`` wide; of
-        pictures that are no squares, all ``factor`` times smaller a side."""
+        pictures that are no squares, all ``factor`` times smaller a side. Raises ValueError for a side that the model
+        could not halve once the picture is ``factor`` times smaller: ``finish`` would meet it after the last step."""
         b, h, w, _ = pixels.shape
+        whole = self.factor * self.model.factor
+        if h % whole or w % whole:
+            raise ValueError(
+                f"VAEStage: pictures of {h}x{w}: both sides must be multiples of {whole}, which is factor "
+                f"{self.factor} times the model's {self.model.factor}"
+            )
         if not self.crop or self.crop >= max(h, w):
             return normalize(pixels)
-        if (h == w and self.crop * self.factor != h) or h % self.factor or w % self.factor:
+        if h == w and self.crop * self.factor != h:
             raise ValueError(
                 f"VAEStage: crop {self.crop} times factor {self.factor} is not the side of a picture of {h}x{w}; "
                 f"set crop to {h // self.factor} or to 0"
