@@ -91,3 +91,8 @@ def test_a_wrong_call_says_what_is_right(args, environment, says):
     clean = {"IMAGE": "", "BUCKET": ""} | environment
     done = submit(*args, **clean)
     assert done.returncode == 64 and says in done.stderr and not done.stdout
+
+
+def test_the_help_makes_a_bucket_in_which_directories_can_be_renamed():
+    (line,) = (line for line in submit().stderr.splitlines() if "buckets create" in line)
+    assert "--enable-hierarchical-namespace --uniform-bucket-level-access" in line
