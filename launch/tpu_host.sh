@@ -24,7 +24,7 @@ if ! python=$(choose); then
     sudo apt-get -q -y -o DPkg::Lock::Timeout=300 install python3.11 python3.11-venv || true
     if ! python=$(choose); then
         echo "launch/tpu_host.sh: no Python of 3.11 to 3.13 with venv here, and apt-get can't install python3.11 and" \
-            "python3.11-venv; install one" >&2
+            "python3.11-venv; let PREPARE install one" >&2
         exit 64
     fi
 fi

@@ -3,6 +3,7 @@
 # again when it was preempted, and taken down at the end.
 #
 #     export ZONE=us-west4-a TYPE=v5litepod-256 RUNTIME=v2-alpha-tpuv5-lite
+#     export PREPARE='sudo mkdir -p /mnt/shared; mountpoint -q /mnt/shared || sudo mount 10.0.0.2:/share /mnt/shared'
 #     launch/tpu_pod.sh NAME all t2i train configs/dalle2/decoder.py --run /mnt/shared/dalle2
 #
 #     launch/tpu_pod.sh [--dry-run] NAME create           ask for the slice and wait until it is there
@@ -11,7 +12,8 @@
 #     launch/tpu_pod.sh [--dry-run] NAME all COMMAND...   all of it, again after every preemption, then delete
 #     launch/tpu_pod.sh [--dry-run] NAME delete           give the slice back
 #
-# Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30
+# PREPARE is a shell command that every host runs before the installation, those after a preemption too: the mount of
+# --run (docs/tpu.md). Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30
 # seconds between looks), CHECKOUT (a clone; default: the one that this script is in).
 #
 # A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again. A slice that gcloud refuses, or that
@@ -134,6 +136,7 @@ pin() { # the commit that the hosts get, also those of a later slice; refused wh
 
 install() {
     local node archive code=0
+    [[ -z ${PREPARE:-} ]] || on_all "$PREPARE" || return
     archive=$(mktemp --suffix=.tar.gz) || return
     call git -C "$checkout" archive --format=tar.gz --output="$archive" "$commit" || return
     while read -r node; do

@@ -39,7 +39,7 @@ case "$*" in
     *"t2i train"*) exit "$(next codes)" ;;
 esac
 """
-VERBS = ("create", "describe", "scp", "t2i train", "tpu_host.sh", "delete")
+VERBS = ("create", "describe", "scp", "t2i train", "tpu_host.sh", "mount", "delete")
 TPU = {"ZONE": "us-west4-a", "TYPE": "v5litepod-256", "RUNTIME": "v2-alpha-tpuv5-lite", "POLL": "0"}
 
 
@@ -159,6 +159,15 @@ def test_a_missing_zone_is_named():
     environment = {name: value for name, value in os.environ.items() if name != "ZONE"}
     done = subprocess.run([LAUNCH / "tpu_pod.sh", "mine", "delete"], capture_output=True, text=True, env=environment)
     assert done.returncode and "set ZONE" in done.stderr
+
+
+def test_every_new_host_is_prepared_before_it_is_installed(gcloud):
+    environment = gcloud(["ACTIVE", "SUSPENDED", "ACTIVE"], [255, 0]) | {"PREPARE": "sudo mount 10.0.0.2:/share /mnt"}
+    assert train(environment).returncode == 0
+    once = ["create", "describe", "mount", "scp", "tpu_host.sh", "t2i train"]
+    assert gcloud.calls() == [*once, "describe", "delete", *once, "delete"]
+    assert "--worker=all --command=sudo mount 10.0.0.2:/share /mnt\n" in gcloud.text()
+    assert r"--command=sudo\ mount\ 10.0.0.2:/share\ /mnt" in train(environment, "--dry-run").stdout
 
 
 @pytest.mark.parametrize("file", ["file", "new"])
