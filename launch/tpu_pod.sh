@@ -14,10 +14,11 @@
 #
 # PREPARE is a shell command that every host runs before the installation, those after a preemption too: the mount of
 # --run (docs/tpu.md). Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30
-# seconds between looks), CHECKOUT (a clone; default: the one that this script is in).
+# seconds between looks), SHORT (600 seconds), CHECKOUT (a clone; default: the one that this script is in).
 #
 # A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again. A slice that gcloud refuses, or that
-# fails three times before it is there, is 64 too.
+# fails three times before it is there, is 64 too. On a slice that is there, five attempts in a row that end within
+# SHORT seconds or can't be installed are enough: it is given back, and the last one's code is the script's.
 set -euo pipefail
 
 usage() {
@@ -34,7 +35,7 @@ fi
 name=$1 verb=$2
 shift 2
 : "${ZONE:?set ZONE, the zone of the TPUs, e.g. us-west4-a}"
-slices=${SLICES:-1} poll=${POLL:-30} checkout=${CHECKOUT:-$(dirname "${BASH_SOURCE[0]}")/..}
+slices=${SLICES:-1} poll=${POLL:-30} short=${SHORT:-600} checkout=${CHECKOUT:-$(dirname "${BASH_SOURCE[0]}")/..}
 place=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
 
 call() { # a command, or with --dry-run its words
@@ -170,7 +171,7 @@ run)
 all)
     (($# > 0)) || usage
     pin
-    failed=0
+    failed=0 vain=0
     while true; do
         code=0 installed="" now=""
         create || code=$?
@@ -187,13 +188,26 @@ all)
         fi
         while ((code == 0)); do
             [[ -n $installed ]] || { install && installed=yes; } || code=$?
-            [[ -z $installed ]] || run "$@" || code=$?
+            long=""
+            if [[ -n $installed ]]; then
+                SECONDS=0
+                run "$@" || code=$?
+                ((SECONDS < short)) || long=yes
+            fi
             if [[ -n $dry ]] || ((code == 0 || code == 64 || code == 65)); then
                 give_back
                 exit "$code"
             fi
+            [[ -z $long ]] || vain=0
             now=$(state)
-            [[ $now == ACTIVE ]] || break
+            [[ $now == ACTIVE ]] || break # a preemption is nobody's failure
+            [[ -n $long ]] || vain=$((vain + 1))
+            if ((vain == 5)); then
+                echo "launch/tpu_pod.sh: five attempts in a row ended within $short seconds or were not installed," \
+                    "the last with exit code $code; $name is given back" >&2
+                give_back
+                exit "$code"
+            fi
             code=0
             sleep "$poll" # it ended, the slice is there: again, from the last checkpoint
         done

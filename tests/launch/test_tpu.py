@@ -161,6 +161,30 @@ def test_a_missing_zone_is_named():
     assert done.returncode and "set ZONE" in done.stderr
 
 
+@pytest.mark.parametrize("codes, installs, attempt", [
+    ([1, 1, 1, 1, 137], [], ["t2i train", "describe"]), ([], [1, 1, 1, 1, 137], ["scp", "tpu_host.sh", "describe"]),
+])  # fmt: skip
+def test_what_fails_at_once_five_times_in_a_row_gives_the_slice_back(gcloud, codes, installs, attempt):
+    done = train(gcloud(["ACTIVE"] * 6, codes, installs=installs))
+    assert done.returncode == 137 and "five attempts in a row" in done.stderr
+    before = ["create", "describe"] + ["scp", "tpu_host.sh"] * bool(codes)
+    assert gcloud.calls() == before + attempt * 5 + ["delete"]
+
+
+def test_a_training_that_ends_after_a_while_is_started_again_without_end(gcloud):
+    assert train(gcloud(["ACTIVE"] * 10, [1] * 9 + [0]) | {"SHORT": "0"}).returncode == 0
+
+
+def test_a_preemption_is_no_failure(gcloud):
+    assert train(gcloud(["ACTIVE", "SUSPENDED"] * 4 + ["ACTIVE"] * 2, [255] * 4 + [1, 0])).returncode == 0
+
+
+def test_a_longer_attempt_forgives_those_before(gcloud):
+    failing = [1, 1, 1, 1, 0]  # four that could not be installed; what is installed counts as long
+    states = ["ACTIVE"] * 5 + ["SUSPENDED"] + ["ACTIVE"] * 5
+    assert train(gcloud(states, [255, 0], installs=failing * 2) | {"SHORT": "0"}).returncode == 0
+
+
 def test_every_new_host_is_prepared_before_it_is_installed(gcloud):
     environment = gcloud(["ACTIVE", "SUSPENDED", "ACTIVE"], [255, 0]) | {"PREPARE": "sudo mount 10.0.0.2:/share /mnt"}
     assert train(environment).returncode == 0
