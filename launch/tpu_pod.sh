@@ -3,21 +3,26 @@
 # again when it was preempted, and taken down at the end.
 #
 #     export ZONE=us-west4-a TYPE=v5litepod-256 RUNTIME=v2-alpha-tpuv5-lite
+#     export PREPARE='sudo mkdir -p /mnt/shared; mountpoint -q /mnt/shared || sudo mount 10.0.0.2:/share /mnt/shared'
 #     launch/tpu_pod.sh NAME all t2i train configs/dalle2/decoder.py --run /mnt/shared/dalle2
 #
 #     launch/tpu_pod.sh [--dry-run] NAME create           ask for the slice and wait until it is there
-#     launch/tpu_pod.sh [--dry-run] NAME install          copy this checkout to every host and install it
+#     launch/tpu_pod.sh [--dry-run] NAME install          copy the last commit to every host and install it
 #     launch/tpu_pod.sh [--dry-run] NAME run COMMAND...   run it on every host
 #     launch/tpu_pod.sh [--dry-run] NAME all COMMAND...   all of it, again after every preemption, then delete
 #     launch/tpu_pod.sh [--dry-run] NAME delete           give the slice back
 #
-# Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30 seconds between looks).
+# PREPARE is a shell command that every host runs before the installation, those after a preemption too: the mount of
+# --run (docs/tpu.md). Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30
+# seconds between looks), SHORT (600 seconds), CHECKOUT (a clone; default: the one that this script is in).
+#
 # A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again. A slice that gcloud refuses, or that
-# fails three times before it is there, is 64 too.
+# fails three times before it is there, is 64 too. On a slice that is there, five attempts in a row that end within
+# SHORT seconds or can't be installed are enough: it is given back, and the last one's code is the script's.
 set -euo pipefail
 
 usage() {
-    sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '/^set /q; 2,$s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 64
 }
 
@@ -30,7 +35,7 @@ fi
 name=$1 verb=$2
 shift 2
 : "${ZONE:?set ZONE, the zone of the TPUs, e.g. us-west4-a}"
-slices=${SLICES:-1} poll=${POLL:-30}
+slices=${SLICES:-1} poll=${POLL:-30} short=${SHORT:-600} checkout=${CHECKOUT:-$(dirname "${BASH_SOURCE[0]}")/..}
 place=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
 
 call() { # a command, or with --dry-run its words
@@ -118,17 +123,29 @@ on_all() { # a shell command on every host of every slice at once; the first bad
     return "$code"
 }
 
+pin() { # the commit that the hosts get, also those of a later slice; refused where it is not what the files say
+    local changed
+    if ! { commit=$(git -C "$checkout" rev-parse HEAD) && changed=$(git -C "$checkout" status --porcelain); }; then
+        echo "launch/tpu_pod.sh: the hosts get a commit, and git can't read $checkout; set CHECKOUT to a clone" >&2
+        return 64
+    fi
+    [[ -n $changed ]] || return 0
+    echo "launch/tpu_pod.sh: the hosts get the last commit of $checkout, without these files; commit them:" >&2
+    echo "$changed" >&2
+    [[ -n $dry ]] || return 64
+}
+
 install() {
     local node archive code=0
+    [[ -z ${PREPARE:-} ]] || on_all "$PREPARE" || return
     archive=$(mktemp --suffix=.tar.gz) || return
-    git -C "$(dirname "${BASH_SOURCE[0]}")/.." archive --format=tar.gz --output="$archive" HEAD || return
+    call git -C "$checkout" archive --format=tar.gz --output="$archive" "$commit" || return
     while read -r node; do
         call gcloud compute tpus tpu-vm scp "$archive" "$node:t2i_jax.tar.gz" "${place[@]}" --worker=all </dev/null || code=$?
     done < <(each_slice)
     rm -f "$archive"
     ((code == 0)) || return "$code"
-    # shellcheck disable=SC2016 # the hosts expand it
-    on_all 'mkdir -p t2i_jax && tar -xzf t2i_jax.tar.gz -C t2i_jax && cd t2i_jax && python3 -m venv .venv && .venv/bin/pip install -q -c constraints/py$(.venv/bin/python -c "import sys; print(\"%d%d\" % sys.version_info[:2])").txt -e ".[tpu]"'
+    on_all 'mkdir -p t2i_jax && tar -xzf t2i_jax.tar.gz -C t2i_jax && bash t2i_jax/launch/tpu_host.sh'
 }
 
 run() {
@@ -139,15 +156,22 @@ run() {
 
 delete() { call gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet; }
 
+give_back() { delete || echo "launch/tpu_pod.sh: $name is not given back; try: launch/tpu_pod.sh $name delete" >&2; }
+
 case $verb in
-create | install | delete) "$verb" ;;
+create | delete) "$verb" ;;
+install)
+    pin
+    install
+    ;;
 run)
     (($# > 0)) || usage
     run "$@"
     ;;
 all)
     (($# > 0)) || usage
-    failed=0
+    pin
+    failed=0 vain=0
     while true; do
         code=0 installed="" now=""
         create || code=$?
@@ -164,13 +188,26 @@ all)
         fi
         while ((code == 0)); do
             [[ -n $installed ]] || { install && installed=yes; } || code=$?
-            [[ -z $installed ]] || run "$@" || code=$?
-            if [[ -n $dry || (-n $installed && ($code == 0 || $code == 64 || $code == 65)) ]]; then
-                delete || echo "launch/tpu_pod.sh: $name is not given back; try: launch/tpu_pod.sh $name delete" >&2
+            long=""
+            if [[ -n $installed ]]; then
+                SECONDS=0
+                run "$@" || code=$?
+                ((SECONDS < short)) || long=yes
+            fi
+            if [[ -n $dry ]] || ((code == 0 || code == 64 || code == 65)); then
+                give_back
                 exit "$code"
             fi
+            [[ -z $long ]] || vain=0
             now=$(state)
-            [[ $now == ACTIVE ]] || break
+            [[ $now == ACTIVE ]] || break # a preemption is nobody's failure
+            [[ -n $long ]] || vain=$((vain + 1))
+            if ((vain == 5)); then
+                echo "launch/tpu_pod.sh: five attempts in a row ended within $short seconds or were not installed," \
+                    "the last with exit code $code; $name is given back" >&2
+                give_back
+                exit "$code"
+            fi
             code=0
             sleep "$poll" # it ended, the slice is there: again, from the last checkpoint
         done

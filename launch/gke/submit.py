@@ -1,5 +1,6 @@
 """A training on TPU slices of a GKE cluster: fills in jobset.yaml and hands it to kubectl.
 
+    gcloud storage buckets create gs://my-bucket --enable-hierarchical-namespace --uniform-bucket-level-access
     export IMAGE=us-docker.pkg.dev/my-project/t2i/t2i_jax BUCKET=my-bucket
     python launch/gke/submit.py [--dry-run] NAME TOPOLOGY COMMAND...
     python launch/gke/submit.py mine v5e:16x16 t2i train configs/dalle2/decoder.py --run /mnt/shared/dalle2
@@ -7,8 +8,9 @@
 TOPOLOGY as for `t2i plan`: v5e:16x16, v6e:16x16, v5p:8x8x8, as the cluster's node pools have it. Also read: SLICES (1),
 SPOT=1 for preemptible ones, ACCOUNT (default; a Kubernetes service account that may write the bucket), RESTARTS (100,
 after a failure or a preemption; exit code 64, a wrong config, or 65, diverged, ends it at once). The bucket is
-/mnt/shared in every pod. `kubectl delete jobset NAME` stops a training, which saves first; the same call goes on. Needs
-nothing but Python.
+/mnt/shared in every pod, and needs a hierarchical namespace: gcsfuse can't rename directories of a flat one, and with a
+rename a checkpoint counts. `kubectl delete jobset NAME` stops a training, which saves first; the same call goes on.
+Needs nothing but Python.
 """
 
 import json

@@ -91,3 +91,13 @@ def test_a_wrong_call_says_what_is_right(args, environment, says):
     clean = {"IMAGE": "", "BUCKET": ""} | environment
     done = submit(*args, **clean)
     assert done.returncode == 64 and says in done.stderr and not done.stdout
+
+
+def test_the_help_makes_a_bucket_in_which_directories_can_be_renamed():
+    (line,) = (line for line in submit().stderr.splitlines() if "buckets create" in line)
+    assert "--enable-hierarchical-namespace --uniform-bucket-level-access" in line
+
+
+def test_a_pod_sees_what_the_others_write():
+    (volume,) = pod(jobset("mine", "v5e:4x4", "t2i"))["volumes"]
+    assert "metadata-cache:ttl-secs:0" in volume["csi"]["volumeAttributes"]["mountOptions"].split(",")

@@ -208,136 +208,6 @@ while :; do sleep 0.05; done
         process.kill()
 
 
-GCLOUD = """#!/bin/sh
-echo "$*" >> {root}/calls
-next() {{ head -n 1 {root}/$1; sed -i 1d {root}/$1; }}
-case "$*" in
-    *describe*)
-        state=$(next states)
-        case $state in
-            NOT_FOUND) state="(gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'x' was not found." ;;
-            OFFLINE) state="gcloud crashed (TransportError): no route to host" ;;
-            *) echo "$state"; state="" ;;
-        esac
-        echo "${{state:+ERROR: }}${{state:-WARNING: updates are available}}" >&2
-        [ -z "$state" ] ;;
-    *"queued-resources create"*) exit "$(next asks)" ;;
-    *scp*) exit "$(next copies)" ;;
-    *"t2i train"*) exit "$(next codes)" ;;
-esac
-"""
-VERBS = ("create", "describe", "scp", "t2i train", "pip install", "delete")
-TPU = {"ZONE": "us-west4-a", "TYPE": "v5litepod-256", "RUNTIME": "v2-alpha-tpuv5-lite", "POLL": "0"}
-
-
-@pytest.fixture
-def gcloud(tmp_path):
-    """A folder for the PATH with a ``gcloud`` that answers from lists of states and exit codes."""
-
-    def prepare(states, codes, asks=(), copies=()):
-        (tmp_path / "gcloud").write_text(GCLOUD.format(root=tmp_path))
-        (tmp_path / "gcloud").chmod(0o755)
-        (tmp_path / "states").write_text("".join(f"{state}\n" for state in states))
-        for name, given in {"codes": codes, "asks": [*asks, *[0] * 9], "copies": [*copies, *[0] * 9]}.items():
-            (tmp_path / name).write_text("".join(f"{code}\n" for code in given))
-        return {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | TPU
-
-    prepare.calls = lambda: [
-        next(verb for verb in VERBS if verb in line) for line in (tmp_path / "calls").read_text().splitlines()
-    ]
-    prepare.text = lambda: (tmp_path / "calls").read_text()
-    return prepare
-
-
-def test_a_preempted_slice_is_asked_for_again_and_given_back_at_the_end(gcloud):
-    environment = gcloud(["PROVISIONING", "ACTIVE", "SUSPENDED", "ACTIVE"], [255, 0])
-    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", "a config", **environment)
-    assert done.returncode == 0, done.stderr
-    once = ["create", "describe", "scp", "pip install", "t2i train"]
-    again = [*once[:1], "describe", *once[1:], "describe", "delete"]
-    assert gcloud.calls() == [*again, *once, "delete"]
-    assert "mine is SUSPENDED (last exit code 255)" in done.stderr
-    assert r"t2i train a\ config" in gcloud.text() and "--worker=all" in gcloud.text()
-
-
-def test_a_program_that_ends_on_a_living_slice_is_started_there_again(gcloud):
-    environment = gcloud(["ACTIVE", "ACTIVE"], [1, 0])
-    assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 0
-    assert gcloud.calls() == [
-        "create",
-        "describe",
-        "scp",
-        "pip install",
-        "t2i train",
-        "describe",
-        "t2i train",
-        "delete",
-    ]
-
-
-def test_a_wrong_config_is_not_tried_again(gcloud):
-    environment = gcloud(["ACTIVE"], [64])
-    assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 64
-    assert gcloud.calls() == ["create", "describe", "scp", "pip install", "t2i train", "delete"]
-
-
-def test_a_network_that_fails_takes_no_slice_away(gcloud):
-    environment = gcloud(["OFFLINE", "PROVISIONING", "OFFLINE", "ACTIVE", "OFFLINE", "OFFLINE", "ACTIVE"], [255, 0])
-    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment)
-    assert done.returncode == 0 and done.stderr.count("no route to host") == 4
-    once = ["create", *["describe"] * 4, "scp", "pip install", "t2i train"]
-    assert gcloud.calls() == [*once, *["describe"] * 3, "t2i train", "delete"]
-
-
-def test_a_slice_that_was_taken_away_is_asked_for_again(gcloud):
-    environment = gcloud(["ACTIVE", "NOT_FOUND", "ACTIVE"], [255, 0])
-    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment)
-    assert done.returncode == 0 and "mine is NONE (last exit code 255)" in done.stderr
-    once = ["create", "describe", "scp", "pip install", "t2i train"]
-    assert gcloud.calls() == [*once, "describe", "delete", *once, "delete"]
-
-
-@pytest.mark.parametrize("state", ["NOT_FOUND", "OFFLINE"])
-def test_a_slice_that_gcloud_refuses_ends_it(gcloud, state):
-    environment = gcloud([state] * 3, [], asks=[1, 1, 1])
-    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment)
-    assert done.returncode == 64 and "mine can't be asked for" in done.stderr and "v5litepod-256" in done.stderr
-    assert gcloud.calls() == ["create", "describe"] * 3
-
-
-def test_a_slice_that_fails_before_it_is_there_is_asked_for_three_times(gcloud):
-    environment = gcloud(["FAILED", "FAILED", "ACTIVE", "SUSPENDED", "FAILED", "FAILED", "FAILED"], [255])
-    done = run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment)
-    assert done.returncode == 64 and "mine FAILED three times" in done.stderr
-    failed, once = ["create", "describe", "delete"], ["create", "describe", "scp", "pip install", "t2i train"]
-    assert gcloud.calls() == [*failed, *failed, *once, "describe", "delete", *failed, *failed, *failed[:2]]
-
-
-def test_a_slice_of_an_earlier_call_is_used(gcloud):
-    environment = gcloud(["ACTIVE", "ACTIVE"], [0], asks=[1])
-    assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 0
-    assert gcloud.calls() == ["create", "describe", "describe", "scp", "pip install", "t2i train", "delete"]
-
-
-def test_nothing_runs_where_it_was_not_installed(gcloud):
-    environment = gcloud(["ACTIVE", "ACTIVE"], [0], copies=[1])
-    assert run(LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train", **environment).returncode == 0
-    once = ["create", "describe", "scp"]
-    assert gcloud.calls() == [*once, "describe", "scp", "pip install", "t2i train", "delete"]
-
-
-def test_every_slice_runs_the_command(gcloud):
-    environment = gcloud([], [0, 0]) | {"SLICES": "2"}
-    assert run(LAUNCH / "tpu_pod.sh", "mine", "run", "t2i", "train", **environment).returncode == 0
-    assert "ssh mine-0 " in gcloud.text() and "ssh mine-1 " in gcloud.text()
-
-
-def test_a_missing_zone_is_named():
-    environment = {name: value for name, value in os.environ.items() if name != "ZONE"}
-    done = subprocess.run([LAUNCH / "tpu_pod.sh", "mine", "delete"], capture_output=True, text=True, env=environment)
-    assert done.returncode and "set ZONE" in done.stderr
-
-
 @pytest.mark.parametrize("command, says", [
     (["local.sh", "0", "true"], "usage"), (["local.sh", "2"], "usage"), (["slurm.sh"], "usage"),
     (["cascade.sh", "RUN"], "usage"), (["cascade.sh", "tests", "RUN"], "no config of a stage"),
@@ -352,7 +222,8 @@ def test_a_wrong_call_says_what_is_right(command, says):
     ["cascade.sh", "--dry-run", "configs/emoji", "RUN"], ["tpu_pod.sh", "--dry-run", "mine", "all", "t2i", "train"],
 ])  # fmt: skip
 def test_a_dry_run_starts_nothing(command, recorder):
-    done = run(LAUNCH / command[0], *command[1:], **TPU | {"PATH": f"{recorder}:{os.environ['PATH']}"})
+    tpu = {"ZONE": "us-west4-a", "TYPE": "v5litepod-256", "RUNTIME": "v2-alpha-tpuv5-lite"}
+    done = run(LAUNCH / command[0], *command[1:], **tpu, PATH=f"{recorder}:{os.environ['PATH']}")
     assert done.returncode == 0 and "t2i" in done.stdout and "train" in done.stdout
     assert not (recorder / "calls").exists()
 
