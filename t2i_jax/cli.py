@@ -250,7 +250,7 @@ def evaluate(
     Args:
         run: The cascade's run directory.
         out: Folder of the report; default RUN/eval.
-        captions: How many captions of each split are painted.
+        captions: How many captions of each split are painted; at most half of the training split.
         dataset: The data set to measure on; default the (first) one the cascade was trained on.
         seed: Of the chosen captions and the pictures' noise.
     """

@@ -61,7 +61,9 @@ class DallE2:
     image_size: int
     """Side of the pictures, in pixels."""
     batch: int = 32
-    """Captions that go through the models at once, at most; rounded up to what the devices share evenly."""
+    """Captions that go through the models at once, at most, and whose noise comes of one key: another number gives
+    the captions after the first so many other pictures. The devices share them evenly, with repeated ones if need be.
+    """
     second: UpsamplerStage | None = None
     """Enlarges what ``upsampler`` paints, where a run has one."""
 
@@ -71,8 +73,8 @@ class DallE2:
 
         ``mesh``: how it is split over the devices; default: along ``data`` over all of an accelerator's, and one of a
         CPU's. Raises FileNotFoundError that names the missing stage and the command that trains it, and ValueError for
-        a stage that was trained on another version of a stage than the run has, or where the mesh does not divide a
-        parameter.
+        a stage that was trained on another version of a stage than the run has, where decoder and upsampler have other
+        factors, or where the mesh does not divide a parameter.
         """
         run = Path(run)
         missing = [name for name in STAGES if not (run / name / "config.json").exists()]
@@ -96,7 +98,7 @@ class DallE2:
     def untrained(cls, experiments: Mapping[str, Experiment], devices: jax.sharding.Mesh) -> "DallE2":
         """What ``experiments``, by stage, would train on ``devices``: shapes in place of parameters, no tokenizer.
 
-        For plans. Raises ValueError that names a missing stage.
+        For plans. Raises ValueError that names a missing stage, or for other factors in decoder and upsampler.
         """
         if missing := [name for name in STAGES if name not in experiments]:
             raise ValueError(f"this is no whole cascade: it lacks {', '.join(missing)}")
@@ -115,6 +117,13 @@ class DallE2:
         devices: jax.sharding.Mesh,
     ) -> "DallE2":
         stages: dict[str, Stage] = {name: experiments[name].stage for name in STAGES}
+        small, large = stages["decoder"].factor, stages["upsampler"].factor
+        if small != large:
+            raise ValueError(
+                f"the configs of decoder and upsampler don't belong together: the decoder paints pictures "
+                f"stage.factor={small} times smaller than the data's, the upsampler enlarges them "
+                f"stage.factor={large} times. Train one of them again with the factor of the other"
+            )
         if SECOND in experiments:
             stages["second"] = experiments[SECOND].stage
         data = experiments[SECOND if SECOND in experiments else "upsampler"].data
@@ -137,7 +146,8 @@ class DallE2:
 
         ``best_of``: so many times as many are painted, and those kept that CLIP finds nearest to their caption, nearest
         first (Ramesh et al., https://arxiv.org/abs/2102.12092, section 2.6). The pictures depend on the caption's place
-        in the list, on ``n * best_of`` and on ``seed``. Raises ValueError for an empty caption.
+        in the list, on ``n * best_of`` and on ``seed``, but not on how many devices there are. Raises ValueError for an
+        empty caption.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         repeated = [caption for caption in captions for _ in range(n * best_of)]
@@ -199,8 +209,9 @@ class DallE2:
         unit = self.mesh.size // self.mesh.shape["model"]
         size = -(-min(self.batch, len(rows)) // unit) * unit
         outputs = []
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        # A start is the noise's key, so it must not depend on the devices; a row's noise does not on those that pad.
+        for start in range(0, len(rows), self.batch):
+            part = rows[start : start + self.batch]
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             with jax.set_mesh(self.mesh):
                 outputs.append(np.asarray(apply(jax.device_put(padded, where), start))[: len(part)])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from t2i_jax.cli import main
-from t2i_jax.dalle2 import POLISH, SECOND, STAGES, DallE2
+from t2i_jax.dalle2 import POLISH, SECOND, STAGES, DallE2, _key
 from t2i_jax.diffusion import DPMSolverPP, Euler, Guidance
 from t2i_jax.interop import export_cascade, import_model
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.parallel import rules
-from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.mesh import Mesh, replicated
 from t2i_jax.stages import SecondUpsamplerStage
 from t2i_jax.training import Checkpoints, Reports
 from t2i_jax.training.loop import train
@@ -196,6 +196,42 @@ def test_pictures_are_the_same_on_any_mesh(run, monkeypatch):
     assert np.abs(model(captions, n=2, seed=3).astype(int) - one).max() <= 1  # a level, by rounding
     near = model.clip_embed_images(one)
     np.testing.assert_allclose(near, DallE2.load(run).clip_embed_images(one), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 3, 6, 8])
+def test_a_captions_noise_is_the_same_on_any_number_of_devices(devices):
+    mesh, batch, rows = Mesh().build(jax.devices()[:devices]), 4, 10
+    model = DallE2(
+        None, *(shrunk(name).stage for name in STAGES), params={}, mesh=mesh, context=12, image_size=64, batch=batch
+    )
+    noise = jax.jit(lambda key, part: part[:, None] + jax.random.normal(key, (len(part), 3)))
+    shared = []
+
+    def apply(part, start):
+        shared.append(len(part) % devices)
+        return noise(_key(5, start), part)
+
+    found = model._sliced(np.zeros(rows, np.float32), apply)
+    wanted = [jax.random.normal(_key(5, start), (batch, 3)) for start in range(0, rows, batch)]
+    np.testing.assert_array_equal(found, np.concatenate(wanted)[:rows])
+    assert not any(shared) and noise._cache_size() == 1
+
+
+def test_embeddings_are_the_same_on_three_devices(run):
+    one = dataclasses.replace(DallE2.load(run), batch=2)
+    mesh = Mesh().build(jax.devices()[:3])
+    three = dataclasses.replace(one, mesh=mesh, params=jax.device_put(one.params, replicated(mesh)))
+    captions = ["a red apple", "a whale", "two dogs"]
+    wanted = one.prior_embed(captions, seed=3)
+    np.testing.assert_allclose(three.prior_embed(captions, seed=3), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_upsampler_of_another_factor_than_the_decoders_is_refused():
+    experiments = {name: shrunk(name) for name in STAGES}
+    stage = dataclasses.replace(experiments["upsampler"].stage, factor=4)
+    experiments["upsampler"] = dataclasses.replace(experiments["upsampler"], stage=stage)
+    with pytest.raises(ValueError, match="decoder .*factor=2 .*upsampler .*factor=4"):
+        DallE2.untrained(experiments, Mesh(data=1).build(jax.devices()[:1]))
 
 
 def test_a_plan_knows_the_shapes_of_a_cascade_that_is_not_trained(run):

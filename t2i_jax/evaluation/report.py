@@ -88,12 +88,18 @@ def _samples(split: str, shown: list, results: dict) -> str:
     cells = [cell(caption, [painted, real], ["painted", "real"]) for caption, painted, real in shown]
     retrieval, real = found["retrieval"], found["real"]["retrieval"]
     lead = (
-        f"{len(shown)} of {found['captions']} captions of {split}: painted on the left, the real picture on the right. "
-        f"By this run's own CLIP, the own caption comes first among {retrieval['candidates']} for "
-        f"{retrieval['first']:.1%} and within the first ten for {retrieval['ten']:.1%} (real pictures: "
+        f"{len(shown)} of {found['captions']} captions of {split}{_fewer(found)}: painted on the left, the real "
+        f"picture on the right. By this run's own CLIP, the own caption comes first among {retrieval['candidates']} "
+        f"for {retrieval['first']:.1%} and within the first ten for {retrieval['ten']:.1%} (real pictures: "
         f"{real['first']:.1%} and {real['ten']:.1%}). It is the CLIP the cascade was trained with, so this flatters."
     )
     return section(f"Pictures for captions of {split}", lead, f'<div class="cells">{"".join(cells)}</div>')
+
+
+def _fewer(found: dict) -> str:
+    """How many captions were asked for, where a split had no more to give."""
+    asked = found["captions_asked"]
+    return f" ({asked} were asked for; the split is too small)" if found["captions"] < asked else ""
 
 
 def _vae(results: dict, figures: Figures) -> str:
@@ -132,9 +138,9 @@ def _likeness(results: dict) -> str:
         for name, measured in found["likeness"].items()
     ]
     lead = (
-        "Squared Fréchet distance to training pictures that were not painted, beside that of as many real pictures; "
-        "precision and recall (k = 3) against the real pictures of the same captions. Not comparable with published "
-        "FIDs: the extractors are named, and none is Inception."
+        "Squared Fréchet distance to training pictures that were not painted (at least half of the split is left for "
+        "this), beside that of as many real pictures; precision and recall (k = 3) against the real pictures of the "
+        "same captions. Not comparable with published FIDs: the extractors are named, and none is Inception."
     )
     return section("Likeness to real pictures", lead, table(head, rows))
 
@@ -172,7 +178,8 @@ def _checks(results: dict, figures: Figures) -> str:
         "right), cosine to the own and to another caption's picture.",
         "condition_used": "CLIP score of pictures with their own caption and with captions shuffled among them.",
         "copying": "Distance to the nearest training picture (RMS grey levels at 16 × 16) of samples and of held-out "
-        "real pictures; copied: nearer than 99 % of the held-out ones. Searched: so many training pictures, which of a "
+        "real pictures; copied: nearer than 99 % of the held-out ones, of which repeats, that stand in the training "
+        "split too (nearer than 2), are left out. Searched: so many training pictures, which of a "
         "large data set are some, evenly spaced; a copy of another one is not seen.",
     }
     body = ""

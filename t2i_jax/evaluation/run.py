@@ -17,10 +17,10 @@ from t2i_jax.evaluation.features import Extractor, random_convolutions
 from t2i_jax.evaluation.measure import faithfulness, guidance_sweep, likeness, reconstruction
 from t2i_jax.evaluation.report import Figures, write_report
 from t2i_jax.evaluation.retrieval import recalls
-from t2i_jax.evaluation.subjects import splits, subjects
+from t2i_jax.evaluation.subjects import Subjects, splits, subjects
 
 LEAST = 8
-"""Captions without which the statistics have no meaning."""
+"""Pictures and captions without which the statistics have no meaning."""
 
 
 @runtime_checkable
@@ -51,19 +51,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure ``model`` on ``dataset``; write ``eval.json`` and ``index.html`` into ``out``; return the results.
 
-    ``captions``: how many captions of the training split and of the held-out split are painted. ``scales`` and
-    ``sweep_captions``: the guidance sweep, on held-out captions. ``shown``: pictures of a kind on the page.
-    Raises ValueError for fewer captions than 8 or a data set without a held-out split.
+    ``captions``: how many captions of the training split, at most half of it, and of the held-out split are painted;
+    the other training pictures are the reference of the Fréchet distances. ``scales`` and ``sweep_captions``: the
+    guidance sweep, on held-out captions. ``shown``: pictures of a kind on the page. Raises ValueError for fewer
+    captions than 8, a data set without a held-out split, or a split that is too small.
     """
     if min(captions, sweep_captions) < LEAST:
         raise ValueError(f"captions={captions} and sweep_captions={sweep_captions} must both be at least {LEAST}")
     start = time.monotonic()
     names = splits(dataset)
     real = {role: subjects(dataset, split, model.image_size) for role, split in names.items()}
-    train, reference = real["train"].choose(captions, seed)
-    # a data set too small for a reference of its own is measured against all its training pictures
-    reference = reference if len(reference) >= captions else real["train"]
+    check_counts(real["train"], 2 * LEAST, "half of them are painted, the others are what they are compared with")
+    check_counts(real["held_out"], LEAST, "all are painted")
+    # of a small split half is left: real pictures that are their own reference would look better than any can be
+    train, reference = real["train"].choose(min(captions, len(real["train"]) // 2), seed)
     targets = [train, real["held_out"].choose(captions, seed)[0]]
+    few = targets[1].choose(sweep_captions, seed)[0]
+    for chosen in (*targets, few):
+        check_captions(chosen)
     extractors = [Extractor("this run's CLIP", model.clip_embed_images), random_convolutions()]
     references = {e.name: e(reference.images) for e in extractors}
 
@@ -96,6 +101,7 @@ def evaluate(
         image, text = model.clip_embed_images(painted), model.clip_embed_texts(target.captions)
         results["pictures"][target.split] = {
             "captions": len(target),
+            "captions_asked": captions,
             **faithfulness(image, text, target.captions, seed),
             "real": faithfulness(model.clip_embed_images(target.images), text, target.captions, seed),
             "likeness": {e.name: likeness(e, painted, target.images, references[e.name]) for e in extractors},
@@ -113,7 +119,6 @@ def evaluate(
             for i in rows[: shown // 2]
         ]
 
-    few = targets[1].choose(sweep_captions, seed)[0]
     say(f"guidance sweep over {', '.join(f'{s:g}' for s in scales)} on {len(few)} captions of {few.split}")
     results["sweep"], pictures = guidance_sweep(
         lambda scale: model.guided(scale)(few.captions, seed=seed),
@@ -130,6 +135,25 @@ def evaluate(
     page = write_report(results, figures, out)
     say(f"report: {page}")
     return results
+
+
+def check_counts(split: Subjects, least: int, why: str) -> None:
+    """Raise ValueError where the split has fewer pictures than ``least``."""
+    if len(split) < least:
+        raise ValueError(
+            f"the split {split.split} has {len(split)} pictures, and an evaluation needs {least} ({why}): build the "
+            "data set from more pictures, or with another share in `t2i data build --holdout`"
+        )
+
+
+def check_captions(chosen: Subjects) -> None:
+    """Raise ValueError where all pictures have one caption: no retrieval, no shuffling."""
+    if len(set(chosen.captions)) < 2:
+        raise ValueError(
+            f"the {len(chosen)} pictures that were chosen of the split {chosen.split} all have the caption "
+            f"{chosen.captions[0]!r}: an evaluation needs at least two. Build the data set with captions that tell "
+            "its pictures apart, or with another share in `t2i data build --holdout`"
+        )
 
 
 def _spread_out(n: int, k: int) -> np.ndarray:

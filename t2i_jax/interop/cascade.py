@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from t2i_jax.interop.configs import NoReferenceForm
 from t2i_jax.interop.files import export_model
 from t2i_jax.stages import PolishStage, VAEStage
 from t2i_jax.stages.polish import polished
@@ -23,8 +24,10 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
     Embeddings enter prior and decoder divided by their norm and multiplied by sqrt(e): the prior's ``clip_std`` undoes
     the factor. Latents are normalised by ``latents_mean`` and ``latents_std`` of the VAE's config. ``polish`` is the
     whole VAE with its decoder polished: what makes the last pixels. A stage without a checkpoint, whose training has
-    just begun, is left out, and so is a polish without its VAE's; a line on stderr names them. Raises FileNotFoundError
-    where ``run`` has no trained stage, and ValueError where its stages were not trained on each other.
+    just begun, is left out, so is a polish without its VAE's, and so is a model that no reference class can be; lines
+    on stderr name them. What the output of prior, decoder or upsampler means, and under which schedule, stands in its
+    config (``t2i_jax_prediction``, ``t2i_jax_schedule``). Raises FileNotFoundError where ``run`` has no trained stage,
+    and ValueError where its stages were not trained on each other.
     """
     run, out = Path(run), Path(out)
     begun = [name for name in STAGES if (run / name / "config.json").is_file()]
@@ -46,7 +49,15 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
             params = params["model"]
         if name == "prior":
             extra["clip_std"] = np.full(stage.model.embedding, stage.model.embedding**-0.5)
-        export_model(stage.model, params, out / name, extra)
+        if hasattr(stage, "process"):
+            process = stage.process
+            extra |= {"t2i_jax_prediction": repr(process.prediction), "t2i_jax_schedule": repr(process.schedule)}
+        try:
+            export_model(stage.model, params, out / name, extra)
+        except NoReferenceForm as error:
+            say(f"not exported, because no reference class can be it: {name} ({error})")
+            present.remove(name)
+            continue
         if name == "clip":
             side = stage.model.vision.image_size
             pixels = {

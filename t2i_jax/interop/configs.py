@@ -17,6 +17,12 @@ from t2i_jax.types import Params
 
 Config = dict[str, Any]
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+HIGHEST = 2
+"""An ``eos_token_id`` for which transformers reads a caption at its highest id, not at the first of this one."""
+
+
+class NoReferenceForm(ValueError):
+    """A model that the reference's class cannot be."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,20 @@ class Architecture:
     init: Callable[[Any], Params]
 
 
+CLIP_TEXT = {
+    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "pad_token_id": 1,
+    "eos_token_id": 49407,
+}  # fmt: skip
+CLIP_VISION = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu",
+}  # fmt: skip
+MMDIT = {"qk_norm": None}
+VAE = {"mid_block_add_attention": True, "use_quant_conv": True}
+"""What the references take for what a config lacks: newer ones leave out defaults, older ones had not every field."""
+
+
 def clip_config(model: CLIP) -> Config:
     def tower(t) -> Config:
         return {
@@ -41,6 +61,11 @@ def clip_config(model: CLIP) -> Config:
         }  # fmt: skip
 
     text, vision = model.text, model.vision
+    if text.eos == HIGHEST:
+        raise NoReferenceForm(
+            f"CLIP: text.eos={HIGHEST}, for which transformers reads a caption at its highest id: choose another eos "
+            "to export"
+        )
     marks = {"eos_token_id": text.eos, "pad_token_id": text.pad, "bos_token_id": None}
     return {
         "architectures": ["CLIPModel"],
@@ -60,7 +85,13 @@ def clip_model(config: Config) -> CLIP:
             "mlp_ratio": c["intermediate_size"] // c["hidden_size"], "activation": ours[c["hidden_act"]],
         }  # fmt: skip
 
-    text, vision = config["text_config"], config["vision_config"]
+    config = {"projection_dim": 512} | config
+    text, vision = CLIP_TEXT | config.get("text_config", {}), CLIP_VISION | config.get("vision_config", {})
+    if text["eos_token_id"] == HIGHEST:
+        raise ValueError(
+            f"text_config.eos_token_id is {HIGHEST}, for which transformers reads a caption at its highest id, and our "
+            f"model at the first {HIGHEST}: set it to the id of the tokenizer's end mark (49407 for OpenAI's)"
+        )
     return CLIP(
         TextTower(
             vocab=text["vocab_size"], context=text["max_position_embeddings"], eos=text["eos_token_id"],
@@ -73,7 +104,7 @@ def clip_model(config: Config) -> CLIP:
 
 def prior_config(model: PriorTransformer) -> Config:
     if model.text_width != model.embedding:
-        raise ValueError(
+        raise NoReferenceForm(
             f"PriorTransformer: text_width={model.text_width} and embedding={model.embedding} differ; the reference "
             f"has one width for both: choose CLIP's text width equal to its embedding to export"
         )
@@ -104,6 +135,7 @@ def mmdit_config(model: MMDiT) -> Config:
 
 
 def mmdit_model(config: Config) -> MMDiT:
+    config = MMDIT | config
     return MMDiT(
         patch=config["patch_size"], in_channels=config["in_channels"], out_channels=config["out_channels"],
         width=config["num_attention_heads"] * config["attention_head_dim"], depth=config["num_layers"],
@@ -126,6 +158,7 @@ def vae_config(model: AutoencoderKL) -> Config:
 
 
 def vae_model(config: Config) -> AutoencoderKL:
+    config = VAE | config
     return AutoencoderKL(
         channels=tuple(config["block_out_channels"]), layers=config["layers_per_block"],
         latent_channels=config["latent_channels"], groups=config["norm_num_groups"],

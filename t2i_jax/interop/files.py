@@ -12,30 +12,36 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from t2i_jax.interop.configs import ARCHITECTURES, Architecture, Config, shapes
+from t2i_jax.interop.configs import ARCHITECTURES, Architecture, Config, NoReferenceForm, shapes
 from t2i_jax.interop.table import Arrays, to_ours, to_theirs
 from t2i_jax.models.mmdit import MMDiT, position_table
 from t2i_jax.models.prior import PriorTransformer
 from t2i_jax.types import Params
+
+POSITIONS = "pos_embed.pos_embed"
+"""The reference's table of positions: a tensor there, computed here."""
 
 
 def export_model(model: Any, params: Params, directory: str | Path, extra: Config | None = None) -> None:
     """Writes ``config.json`` and the weights (float32 safetensors) of one model.
 
     ``extra`` goes into the config. For a prior its entries ``clip_mean`` and ``clip_std`` [e] become tensors. Raises
-    ValueError for a model that has no reference class.
+    NoReferenceForm, a ValueError, for a model that no reference class can be, and writes nothing.
     """
     architecture = _of(model)
     directory, extra = Path(directory), dict(extra or {})
+    config = architecture.to_config(model)  # first, for not every model has one
     tensors = to_theirs(architecture.rows(model), flatten(params)) | _buffers(model, extra)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / architecture.weights, metadata={"format": "pt"})
-    config = architecture.to_config(model) | extra
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (directory / "config.json").write_text(json.dumps(config | extra, indent=2) + "\n")
 
 
 def import_model(directory: str | Path) -> tuple[Any, Params]:
-    """The model and its parameters from such a folder. Raises ValueError or FileNotFoundError naming what is wrong."""
+    """The model and its parameters from such a folder.
+
+    Raises ValueError or FileNotFoundError naming what is wrong; also for one that would be another function here.
+    """
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
@@ -48,7 +54,10 @@ def import_model(directory: str | Path) -> tuple[Any, Params]:
         raise ValueError(f"{path} is of class {name!r}; those that can be read are {known}")
     model = architecture.from_config(config)
     expected = {leaf: s.shape for leaf, s in flatten(shapes(model)).items()}
-    ours = to_ours(architecture.rows(model), load_file(directory / architecture.weights), expected)
+    theirs = load_file(directory / architecture.weights)
+    if isinstance(model, MMDiT):
+        _check_positions(model, theirs, path)
+    ours = to_ours(architecture.rows(model), theirs, expected)
     return model, unflatten(ours)
 
 
@@ -75,16 +84,30 @@ def _of(model: Any) -> Architecture:
     for architecture in ARCHITECTURES:
         if type(model) is architecture.model:
             return architecture
-    raise ValueError(f"{type(model).__name__} has no reference class in diffusers or transformers")
+    raise NoReferenceForm(f"{type(model).__name__} has no reference class in diffusers or transformers")
 
 
 def _buffers(model: Any, extra: Config) -> Arrays:
     """Tensors of the reference that are no parameters of ours; takes theirs out of ``extra``."""
     if isinstance(model, MMDiT):
-        return {"pos_embed.pos_embed": position_table(model.width, model.grid)[None]}
+        return {POSITIONS: position_table(model.width, model.grid)[None]}
     if isinstance(model, PriorTransformer):
         e = model.embedding
         mean, std = extra.pop("clip_mean", np.zeros(e)), extra.pop("clip_std", np.ones(e))
         row = lambda x: np.asarray(x, np.float32).reshape(1, e)
         return {"clip_mean": row(mean), "clip_std": row(std)}
     return {}
+
+
+def _check_positions(model: MMDiT, theirs: Arrays, path: Path) -> None:
+    """Raise ValueError where the file has another table of positions than the model: its sinusoids are stretched by
+    ``sample_size / patch_size`` over ``pos_embed_max_size``."""
+    stored, computed = theirs.get(POSITIONS), position_table(model.width, model.grid)[None]
+    if stored is None:
+        return
+    near = stored.shape == computed.shape and np.allclose(stored, computed, atol=1e-2)  # it may be in bfloat16
+    if not near:
+        raise ValueError(
+            f"{path}: the weights' {POSITIONS!r} is not the table of this model, whose positions are whole numbers: "
+            "only files where sample_size / patch_size equals pos_embed_max_size can be read"
+        )

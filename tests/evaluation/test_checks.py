@@ -54,6 +54,16 @@ def test_copies_are_told_from_new_pictures():
     assert new["ok"] and new["copied"] <= 0.1
 
 
+@pytest.mark.parametrize("repeated", [2, 40])
+def test_held_out_pictures_that_stand_in_training_too_hide_no_copies(repeated):
+    training, held_out = pictures(0), pictures(1)
+    held_out[:repeated] = training[:repeated]
+    samples = neighbours(np.clip(training.astype(int) + 1, 0, 255).astype(np.uint8), training)
+    found = copying(samples, neighbours(held_out, training))
+    assert found["copied"] == 1.0 and not found["ok"]
+    assert found["held_out_repeats"] == repeated and found["threshold"] >= 2
+
+
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_a_derangement_moves_every_place_and_loses_none(n):
     order = derangement(n, seed=n)

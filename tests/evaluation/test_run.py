@@ -130,6 +130,40 @@ def test_too_few_captions_are_refused_before_anything_is_painted(tmp_path):
         evaluate(Painter(), "things", tmp_path, captions=3)
 
 
+class Unused(Painter):
+    def __call__(self, captions, n=1, seed=0):
+        pytest.fail("painted before the data were found too small")
+
+
+@pytest.mark.parametrize("short, left, said", [
+    ("train", slice(15), "train has 15 pictures.*needs 16.*--holdout"),
+    ("val", slice(3), "val has 3 pictures.*needs 8.*--holdout"),
+    ("val", np.zeros(20, int), "20 pictures.*of the split val all have the caption '0 .*--holdout"),
+])  # fmt: skip
+def test_a_split_that_is_too_small_is_named_before_anything_is_painted(short, left, said, data, monkeypatch, tmp_path):
+    whole = run.subjects
+
+    def cut(name, split, image_size):
+        found = whole(name, split, image_size)
+        return found.take(np.arange(len(found))[left]) if split == short else found
+
+    monkeypatch.setattr(run, "subjects", cut)
+    with pytest.raises(ValueError, match=said):
+        measure(Unused(), tmp_path)
+
+
+def test_real_pictures_are_no_reference_of_their_own(data, tmp_path):
+    results = evaluate(
+        Painter(), "things", tmp_path, captions=2 * WORDS, scales=(1.0,), sweep_captions=8, shown=6, say=lambda _: None
+    )
+    train = results["pictures"]["train"]
+    assert (train["captions"], train["captions_asked"]) == (WORDS, 2 * WORDS)
+    for measured in train["likeness"].values():
+        assert measured["pictures"] + measured["reference_pictures"] == 2 * WORDS
+        assert measured["frechet_real"] > 0
+    assert f"of {WORDS} captions of train ({2 * WORDS} were asked for" in (tmp_path / "index.html").read_text()
+
+
 def test_numbers_that_are_not_finite_are_null_in_the_json(data, tmp_path):
     class Perfect(Painter):
         def reconstruct(self, images):

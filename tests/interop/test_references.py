@@ -20,6 +20,7 @@ from t2i_jax.models.prior import PriorTransformer
 from t2i_jax.models.vae import AutoencoderKL
 
 SEEDS = range(20)
+OURS = {"t2i_jax_step": 2, "t2i_jax_prediction": "Clean()", "t2i_jax_schedule": "Flow()"}
 
 
 def noisy_params(model, seed):
@@ -35,7 +36,7 @@ def noisy_params(model, seed):
 
 def carried(tmp_path, model, params, reference):
     """The reference's model from what was exported, after our own import gave the same tree back."""
-    export_model(model, params, tmp_path)
+    export_model(model, params, tmp_path, OURS)
     again, tree = import_model(tmp_path)
     assert again == model
     jax.tree.map(np.testing.assert_array_equal, tree, jax.tree.map(np.asarray, params))
