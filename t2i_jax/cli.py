@@ -56,15 +56,16 @@ def train(args: list[str]) -> int:
             )
         return _train_folder(Path(path), variant, run)
     experiment = _experiment(config, rest, "train")
-    from t2i_jax.training import EXIT_DIVERGED, EXIT_UNSAVED, SaveFailed
+    from t2i_jax.training import EXIT_AT_WORK, EXIT_DIVERGED, EXIT_UNSAVED, AtWork, NoRoom, SaveFailed
     from t2i_jax.training import train as run_training
     from t2i_jax.training.appender import say
 
     try:
         return run_training(experiment, run)
-    except (SaveFailed, FloatingPointError) as error:
+    except (SaveFailed, NoRoom, FloatingPointError, AtWork) as error:
         say(f"t2i train: {error}")
-        return EXIT_UNSAVED if isinstance(error, SaveFailed) else EXIT_DIVERGED
+        final = {FloatingPointError: EXIT_DIVERGED, AtWork: EXIT_AT_WORK}
+        return final.get(type(error), EXIT_UNSAVED)
 
 
 def plan(args: list[str]) -> int:

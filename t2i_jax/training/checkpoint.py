@@ -35,7 +35,8 @@ from t2i_jax.training.state import TrainState
 from t2i_jax.types import Params
 
 EXIT_UNSAVED = 74
-"""Exit code of a training that ended because its state could not be saved (EX_IOERR: make room, start it again)."""
+"""Exit code of a training that ended because its state could not be saved or its features not be kept (EX_IOERR: make
+room, start it again)."""
 SAVES_FAILED, REJECTED = "saves_failed", "checkpoints_rejected"
 """What is counted."""
 _PACKAGES = ("t2i_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "cykooz-resizer")
