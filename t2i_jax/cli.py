@@ -129,8 +129,9 @@ def doctor(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(
             "usage: t2i doctor CONFIG --run RUN [--field value ...]\n\n"
-            "Every process tells its versions, devices, memory, clock and free disk, reads the data and writes to\n"
-            "RUN; what differs is named with its host; then an all-reduce over each axis of the mesh is timed.\n"
+            "Every process tells its versions, devices, memory, clock and free disk, reads the data, writes to RUN\n"
+            "and renames there; what differs is named with its host; then an all-reduce over each axis of the mesh\n"
+            "is timed.\n"
             "CONFIG, RUN and the fields are those of `t2i train`."
         )
         return 0
@@ -240,7 +241,8 @@ def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> None:
     from t2i_jax.training.replay import replay as run_replay
     from t2i_jax.training.run import read_experiment
 
-    print(run_replay(read_experiment(stage), Path(stage).parent, step).report())
+    run = Path(os.path.abspath(stage)).parent  # of "." too; a link to a stage stays in the run where it stands
+    print(run_replay(read_experiment(stage), run, step).report())
 
 
 def evaluate(
