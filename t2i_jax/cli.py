@@ -56,15 +56,16 @@ def train(args: list[str]) -> int:
             )
         return _train_folder(Path(path), variant, run)
     experiment = _experiment(config, rest, "train")
-    from t2i_jax.training import EXIT_DIVERGED, EXIT_UNSAVED, SaveFailed
+    from t2i_jax.training import EXIT_AT_WORK, EXIT_DIVERGED, EXIT_UNSAVED, AtWork, NoRoom, SaveFailed
     from t2i_jax.training import train as run_training
     from t2i_jax.training.appender import say
 
     try:
         return run_training(experiment, run)
-    except (SaveFailed, FloatingPointError) as error:
+    except (SaveFailed, NoRoom, FloatingPointError, AtWork) as error:
         say(f"t2i train: {error}")
-        return EXIT_UNSAVED if isinstance(error, SaveFailed) else EXIT_DIVERGED
+        final = {FloatingPointError: EXIT_DIVERGED, AtWork: EXIT_AT_WORK}
+        return final.get(type(error), EXIT_UNSAVED)
 
 
 def plan(args: list[str]) -> int:
@@ -128,8 +129,9 @@ def doctor(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(
             "usage: t2i doctor CONFIG --run RUN [--field value ...]\n\n"
-            "Every process tells its versions, devices, memory, clock and free disk, reads the data and writes to\n"
-            "RUN; what differs is named with its host; then an all-reduce over each axis of the mesh is timed.\n"
+            "Every process tells its versions, devices, memory, clock and free disk, reads the data, writes to RUN\n"
+            "and renames there; what differs is named with its host; then an all-reduce over each axis of the mesh\n"
+            "is timed.\n"
             "CONFIG, RUN and the fields are those of `t2i train`."
         )
         return 0
@@ -239,7 +241,8 @@ def replay(stage: Annotated[str, tyro.conf.Positional], step: int) -> None:
     from t2i_jax.training.replay import replay as run_replay
     from t2i_jax.training.run import read_experiment
 
-    print(run_replay(read_experiment(stage), Path(stage).parent, step).report())
+    run = Path(os.path.abspath(stage)).parent  # of "." too; a link to a stage stays in the run where it stands
+    print(run_replay(read_experiment(stage), run, step).report())
 
 
 def evaluate(

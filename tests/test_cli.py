@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +131,19 @@ def test_a_wrong_option_is_a_wrong_call(tmp_path, capsys):
     assert "the config comes before its options: CONFIG --steps" in capsys.readouterr().err
     assert main(["train", "--run", str(tmp_path)]) == USAGE
     assert "no config: t2i train CONFIG" in capsys.readouterr().err
+
+
+def test_the_run_of_a_stage_is_where_it_stands_however_it_is_named(tmp_path, monkeypatch):
+    asked, (stage, link) = [], (tmp_path / name / "toy" for name in ("run", "linked"))
+    stage.mkdir(parents=True), link.parent.mkdir()
+    link.symlink_to(stage)
+    replay = lambda experiment, run, step: asked.append(run) or SimpleNamespace(report=str)
+    monkeypatch.setattr("t2i_jax.training.run.read_experiment", lambda stage: None)
+    monkeypatch.setattr("t2i_jax.training.replay.replay", replay)
+    for place, name in ((stage, "."), (stage, "../toy"), (tmp_path, "run/toy"), (tmp_path, "linked/toy/")):
+        monkeypatch.chdir(place)
+        assert main(["replay", name, "--step", "1"]) == 0
+    assert asked == [stage.parent] * 3 + [link.parent]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")

@@ -28,14 +28,15 @@ from jax.experimental import multihost_utils
 
 from t2i_jax.parallel.hosts import announce, leader
 from t2i_jax.training.appender import say
-from t2i_jax.training.commit import Parts, Writer, clear, discard, reason
+from t2i_jax.training.commit import Parts, Writer, check_renames, clear, discard, reason
 from t2i_jax.training.manifest import check
 from t2i_jax.training.shelf import DamagedCheckpoint, Rejected, kept, newest, set_aside, steps
 from t2i_jax.training.state import TrainState
 from t2i_jax.types import Params
 
 EXIT_UNSAVED = 74
-"""Exit code of a training that ended because its state could not be saved (EX_IOERR: make room, start it again)."""
+"""Exit code of a training that ended because its state could not be saved or its features not be kept (EX_IOERR: make
+room, start it again)."""
 SAVES_FAILED, REJECTED = "saves_failed", "checkpoints_rejected"
 """What is counted."""
 _PACKAGES = ("t2i_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow", "cykooz-resizer")
@@ -136,6 +137,7 @@ class Saver:
         """Clean up after a killed process, verify, set aside what is damaged; returns the step to go on from."""
         if leader():
             self.directory.mkdir(parents=True, exist_ok=True)
+            check_renames(self.directory)
             clear(self.directory)
         return self.whole()
 

@@ -11,10 +11,12 @@ first and renames then, so a directory with a step's name always has its manifes
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import re
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,6 +37,7 @@ _SMALL = 2**16
 """Bytes that the directories and descriptions of a save take at most, a good deal more than they do."""
 _AFTER = 3
 """Number of the meetings of a save."""
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 _UNFINISHED = f"{ocp.path.atomicity.TMP_DIR_SUFFIX}"
 
 
@@ -61,6 +64,36 @@ def discard(step: Path) -> None:
     gone = trash / f"{step.name}-{time.time_ns()}"
     os.rename(step, gone)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+class NoRename(ValueError):
+    """The file system can't do what a commit is."""
+
+
+def check_renames(directory: Path) -> None:
+    """Do in ``directory`` what a commit does: give a folder with files another name. Raises NoRename.
+
+    A disk that is full, or that fails, is passed over: the saves say so, and are tried again.
+    """
+    with contextlib.ExitStack() as after:
+        try:
+            probe = Path(tempfile.mkdtemp(suffix=_UNFINISHED, dir=directory))
+            renamed = probe.with_name(f"{probe.name}-renamed")
+            for left in (probe, renamed):
+                after.callback(shutil.rmtree, left, ignore_errors=True)
+            (probe / "folder").mkdir()
+            (probe / "folder" / "file").write_bytes(b"here")
+        except OSError:
+            return
+        try:
+            os.rename(probe, renamed)
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise NoRename(
+                    f"the file system of {directory} can't rename folders ({error.strerror}), which is how a "
+                    "checkpoint is committed. A bucket without a hierarchical namespace can't: make one that has it, "
+                    "or train into another directory"
+                ) from error
 
 
 def clear(directory: Path) -> None:

@@ -24,6 +24,7 @@ from t2i_jax.data import load_data
 from t2i_jax.parallel.hosts import TIMEOUT, barrier, exchange, leader
 from t2i_jax.parallel.mesh import check_batch
 from t2i_jax.training.checkpoint import versions
+from t2i_jax.training.commit import NoRename, check_renames
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.serialize import encode
 
@@ -82,6 +83,12 @@ def look(experiment: Experiment, run: Path) -> Report:
     except OSError as error:
         disk = 0
         failed.append(f"cannot write the run directory {run}: {error}")
+    else:
+        try:
+            stage = run / experiment.stage.name
+            check_renames(stage if stage.is_dir() else run)
+        except NoRename as error:
+            failed.append(str(error))
     kinds = sorted({device.device_kind for device in jax.local_devices()})
     config = json.dumps(encode(experiment), sort_keys=True)
     return {

@@ -12,11 +12,19 @@
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from t2i_jax.data import Data
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.optimizer import AdamW, Optimizer
+
+
+def _check(values: Any, where: str, **least: int) -> None:
+    """Raise ValueError for a field that is less than what is named for it."""
+    for name, bound in least.items():
+        if not getattr(values, name) >= bound:  # so that NaN is refused
+            raise ValueError(f"{where}{name}={getattr(values, name)}: give at least {bound}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,9 @@ class Checkpoints:
     """Of every so many steps the newest checkpoint stays for good; 0 keeps none but the newest."""
     tolerate: int = 3
     """Saves in a row that may fail (a full disk) while training goes on; one more ends it. Earlier ones stay whole."""
+
+    def __post_init__(self):
+        _check(self, "checkpoints.", every=1, keep=1, keep_period=0, tolerate=0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,9 @@ class Reports:
     wandb: str | None = None
     """Weights & Biases project to report to (needs the package wandb); nothing is sent unless it is named."""
 
+    def __post_init__(self):
+        _check(self, "reports.", every=1, preview_every=0, previews=1)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -63,6 +77,9 @@ class Limits:
     watchdog_s: float = 1800.0
     """Seconds in which a step, a save or a sample sheet must end, or the process writes its stacks and exits to be
     started again; counted from the first step on. 0 waits for ever."""
+
+    def __post_init__(self):
+        _check(self, "limits.", nonfinite_row=1, rollbacks=0, watchdog_s=0)
 
 
 @dataclass(frozen=True)
@@ -94,3 +111,8 @@ class Experiment:
     """What is written while training."""
     limits: Limits = Limits()
     """When it is rolled back or ended because something goes wrong."""
+
+    def __post_init__(self):
+        _check(self, "", steps=0, accumulate=1, cache_gb=0)
+        if not 0 <= self.ema <= 1:
+            raise ValueError(f"ema={self.ema} is the weight of what the average was: 0 to 1")

@@ -1,7 +1,9 @@
 """Features on disk: one directory a content key, one ``.npy`` a feature, complete or not there."""
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -22,7 +24,14 @@ CHUNK = 256
 """Views that go through the frozen stages at once."""
 _NOTES = "notes.json"
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk that is full, for this user or for a file so large."""
+
 Function = Callable[[dict[str, Params], Array], dict[str, Array]]
+
+
+class NoRoom(OSError):
+    """The disk has no room for the features."""
 
 
 class Store:
@@ -66,7 +75,7 @@ class Store:
         """Compute ``function(frozen, chunk)`` for all chunks (``CHUNK`` views each but the last) and commit.
 
         ``notes()`` is asked at the end for what ``self.notes()`` shall give. Raises FloatingPointError where a feature
-        is not finite in float16.
+        is not finite in float16, and NoRoom.
         """
         root = self.directory.parent
         root.mkdir(parents=True, exist_ok=True)
@@ -78,8 +87,14 @@ class Store:
             record = self.parts | {"notes": notes()}
             (partial / _NOTES).write_text(json.dumps(record, indent=1) + "\n")
             os.rename(partial, self.directory)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                size = self.views * sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in self.shapes.values())
+                raise NoRoom(
+                    f"the features of {self.views} views take {size:,} bytes in {root}, which has no room for them "
+                    f"({error.strerror}): make room, or compute them within every step by --cache-gb 0"
+                ) from error
             raise
 
     def _compute(
@@ -91,6 +106,8 @@ class Store:
             )
             for name, leaf in self.shapes.items()
         }
+        for name in files:
+            _reserve(directory / f"{name}.npy")
 
         @jax.jit
         def narrow(frozen: dict, chunk: Array) -> dict[str, Array]:
@@ -115,6 +132,13 @@ class Store:
             raise ValueError(f"{row} views were computed of {self.views}")
         for file in files.values():
             file.flush()
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a file that has holes. Where there is none, that is an error; to a memory map it is SIGBUS."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def stored(leaf: Any) -> jax.ShapeDtypeStruct:

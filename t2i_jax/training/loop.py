@@ -6,15 +6,18 @@ Everything is checked before anything is computed. Then the loop runs from the n
 the last step; the host reads the numbers of a step while the devices do the next one, so that they never wait for it.
 """
 
+import contextlib
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from t2i_jax.parallel.compilation import keep_compiled
 from t2i_jax.parallel.hosts import barrier, company, join, leader, share
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import check_batch, split_batch
 from t2i_jax.stages.base import Stage
+from t2i_jax.training.alone import alone
 from t2i_jax.training.appender import say
 from t2i_jax.training.cache import Cache
 from t2i_jax.training.checkpoint import REJECTED, Saver
@@ -43,17 +46,23 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
 
     ``until`` stops after that step as a signal would: saved, to be continued. Returns 0 when all steps are done, else
     ``EXIT_STOPPED``. Raises ValueError, ConfigError or FileNotFoundError, before any training, for what is wrong with
-    the experiment, its data, its directory or the stages it reads, SaveFailed where its state can't be saved, and
-    MidrunError for an input that turns bad on the way.
+    the experiment, its data, its directory or the stages it reads, AtWork where another process trains the stage now,
+    NoRoom where the disk can't hold the features' cache, SaveFailed where the state can't be saved, and MidrunError for
+    an input that turns bad on the way.
     """
     join()
     keep_memory()
     keep_compiled()
-    stage, reports, paths = experiment.stage, experiment.reports, Run(Path(run), experiment.stage.name)
-    mesh = experiment.mesh.build()
+    paths, mesh = Run(Path(run), experiment.stage.name), experiment.mesh.build()
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
     paths.check(experiment)
-    check_wandb(reports.wandb if leader() else None)
+    check_wandb(experiment.reports.wandb if leader() else None)
+    with alone(paths.lock) if leader() else contextlib.nullcontext():
+        return _train(experiment, paths, mesh, until)
+
+
+def _train(experiment: Experiment, paths: Run, mesh: Mesh, until: int | None) -> int:
+    stage, reports = experiment.stage, experiment.reports
     goodput = Goodput(paths.goodput, writes=leader())
     inputs = Inputs.open(experiment, paths, share(split_batch(mesh), experiment.data.batch))
     init_key, key, preview_key = jax.random.split(jax.random.key(experiment.seed), 3)

@@ -174,13 +174,15 @@ class Line:
 
     def say(self, text: str) -> None:
         if self._progress:
-            self._progress.console.print(text, highlight=False, markup=False)
+            with contextlib.suppress(OSError):  # the terminal is closed
+                self._progress.console.print(text, highlight=False, markup=False)
         else:
             say(text)
 
     def close(self) -> None:
         if self._progress:
-            self._progress.stop()
+            with contextlib.suppress(OSError):
+                self._progress.stop()
 
 
 def keep_until(path: Path, step: int) -> float:

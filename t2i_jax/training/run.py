@@ -2,6 +2,7 @@
 
     RUN/tokenizer.model               one for the whole cascade
     RUN/cache/<key>/                  features of frozen stages
+    RUN/<stage>/lock                  held while a training is at work there
     RUN/<stage>/config.json           the experiment
     RUN/<stage>/checkpoints/<step>/   train, ema, meta
     RUN/<stage>/metrics.jsonl         one JSON object a line
@@ -48,6 +49,10 @@ class Run:
     @property
     def directory(self) -> Path:
         return self.root / self.stage
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "lock"
 
     @property
     def config(self) -> Path:

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM end a training between two steps, with everything saved.
+"""Ctrl-C, SIGTERM and a terminal that closes end a training between two steps, with everything saved.
 
     with Stop() as stop:
         while not stop.requested: ...
 
 The first signal asks for the end; a second Ctrl-C interrupts at once, as usual. Of several processes JAX's runtime
-listens to SIGTERM and tells the others, so there a Ctrl-C becomes a SIGTERM.
+listens to SIGTERM and tells the others, so there the other signals become a SIGTERM. Under nohup a closed terminal
+means nothing.
 """
 
 import os
@@ -16,8 +17,6 @@ from jax.experimental import multihost_utils
 
 EXIT_STOPPED = 75
 """Exit code of a training that was stopped by a signal after it saved its state (EX_TEMPFAIL: start it again)."""
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
@@ -40,7 +39,11 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            mine = _SIGNALS if self._processes == 1 else (signal.SIGINT,)
+            mine = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+            if self._processes > 1:
+                mine.remove(signal.SIGTERM)
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+                mine.remove(signal.SIGHUP)
             self._before = {number: signal.signal(number, self._take) for number in mine}
         return self
 

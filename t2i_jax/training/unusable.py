@@ -5,7 +5,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from t2i_jax.data.mixture import Examples, named, part_at
@@ -20,8 +20,7 @@ class Unusable:
 
     def __init__(self, path: Path, dataset: Examples):
         self._path, self._dataset = path, dataset
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._known = {json.loads(line)["index"] for line in lines if line.endswith("}")}
+        self._known = set(_listed(path))
         self._file: Appender | None = None
         self._met = 0
         self._say: Callable[[str], None] = print
@@ -40,13 +39,26 @@ class Unusable:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = Appender(self._path)
+            if self._path.read_bytes()[-1:] not in (b"", b"\n"):
+                self._file.write(b"\n")
         for index, reason in new.items():
             (record,) = self._dataset.records([index])
             where = named(part_at(self._dataset, index))
             line = {"index": index, "dataset": where, "key": record["key"], "reason": reason}
-            self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            self._file.write(json.dumps(line).encode() + b"\n")
         self._known |= new.keys()
         self._met += len(new)
         self._count(UNUSABLE, len(new))
         reasons = ", ".join(f"{count} × {reason}" for reason, count in Counter(new.values()).most_common())
         self._say(f"{len(new)} examples can't be used ({reasons}) and others take their place; listed in {self._path}")
+
+
+def _listed(path: Path) -> Iterator[int]:
+    """Indices of the examples in such a file; what a power loss left of a line is passed over."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.split("\n"):  # in files of older versions a key may hold U+2028
+        try:
+            index = json.loads(line)["index"]
+        except (ValueError, LookupError, TypeError):
+            continue
+        yield index

@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -117,6 +119,30 @@ def test_a_training_on_a_disk_that_was_full_ends_as_if_it_had_not_been(disk, tmp
     assert cli.main(["train", str(config), "--run", str(disk / "run")]) == 0
     equal(load_params(straight / "toy")[0], load_params(disk / "run" / "toy")[0])
     assert [line["loss"] for line in lines(straight / "toy")] == [line["loss"] for line in lines(disk / "run" / "toy")]
+
+
+CACHED = """
+import dataclasses
+from t2i_jax.parallel.mesh import Mesh
+from tests.training.test_loop import SECOND
+
+def config():
+    return dataclasses.replace(SECOND, mesh=Mesh(), data=dataclasses.replace(SECOND.data, context=8192))
+"""
+
+
+def test_a_cache_that_the_disk_cannot_hold_is_said_and_leaves_nothing(disk, tmp_path):
+    """In a process of its own: a memory map that finds no room kills it."""
+    (tmp_path / "config.py").write_text(CACHED)
+    train(dataclasses.replace(FIRST, mesh=Mesh()), disk / "run")
+    fill(disk, 500_000)
+    command = [sys.executable, "-m", "t2i_jax.cli", "train", str(tmp_path / "config.py"), "--run", str(disk / "run")]
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == EXIT_UNSAVED, done.stderr[-2000:]
+    said = rf"t2i train: the features of \d+ views take [\d,]+ bytes in {disk}/run/cache, .* no room .*--cache-gb 0"
+    assert re.search(said, done.stderr), done.stderr
+    assert all((entry / "notes.json").exists() for entry in (disk / "run" / "cache").iterdir())
 
 
 def test_failed_saves_are_counted_in_the_metrics(disk):

@@ -1,13 +1,11 @@
 """The launch scripts, run: against real processes on this machine, or against a stand-in of a platform's command."""
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -114,13 +112,19 @@ sys.exit(75)
 """
 
 
+TAKE = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
 @contextlib.contextmanager
 def in_a_terminal(*command):
     """A command in a terminal of its own: (process, file descriptor of the keyboard and screen)."""
     ours, theirs = os.openpty()
-    take = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-                               preexec_fn=take)  # fmt: skip
+    taken = [sys.executable, "-c", TAKE, *command]  # by itself: a function between fork and exec may hang under JAX
+    process = subprocess.Popen(taken, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     try:
         yield process, ours

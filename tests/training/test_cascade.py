@@ -68,7 +68,8 @@ def test_when_a_stage_fails_the_other_saves_and_nothing_more_starts(written, tmp
     assert not (tmp_path / "prior").exists()
 
 
-def test_a_signal_is_passed_on_once_and_the_code_says_stopped(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # Ctrl-C, and a terminal that closes
+def test_a_signal_is_passed_on_once_and_the_code_says_stopped(tmp_path, number):
     program = (
         "import sys; from t2i_jax.training.cascade import train_all; from tests.training.test_cascade import command\n"
         "sys.exit(train_all({'vae': command('vae', 60), 'prior': command('prior')}, {'prior': ('vae',)}))"
@@ -80,6 +81,6 @@ def test_a_signal_is_passed_on_once_and_the_code_says_stopped(tmp_path):
     while not (tmp_path / "vae.began").exists():
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     assert process.wait(30) == EXIT_STOPPED
     assert (tmp_path / "vae").exists() and not (tmp_path / "prior").exists()

@@ -1,6 +1,7 @@
 """The doctor names the host that differs, and what a process could not do."""
 
 import dataclasses
+import errno
 import os
 import socket
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 from t2i_jax.cli import main
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.training import train
+from t2i_jax.training.commit import NoRename, check_renames
 from t2i_jax.training.doctor import bandwidth, compare, examine, look
 from tests.together import together
 from tests.training.test_loop import FIRST
@@ -48,6 +51,27 @@ def test_a_run_that_cannot_be_written_and_data_that_are_not_there_are_said(tmp_p
     data = dataclasses.replace(FIRST.data, dataset=str(tmp_path / "nothing"))
     failed = look(dataclasses.replace(FIRST, data=data), tmp_path / "file" / "run")["failed"]
     assert len(failed) == 2 and "nothing" in failed[0] and "cannot write the run directory" in failed[1]
+
+
+def test_a_file_system_that_cannot_rename_folders_is_refused_by_doctor_and_a_training(tmp_path, monkeypatch):
+    rename = os.rename
+    refused = [errno.EMFILE]  # what gcsfuse answers, on a bucket without a hierarchical namespace
+
+    def flat(source, target):
+        if os.path.isdir(source) and os.listdir(source):
+            raise OSError(refused[0], os.strerror(refused[0]))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", flat)
+    (text,) = look(FIRST, tmp_path / "run")["failed"]
+    assert text.startswith(f"the file system of {tmp_path / 'run'} can't rename folders (Too many open files)")
+    with pytest.raises(NoRename, match=f"the file system of {tmp_path / 'run' / 'toy' / 'checkpoints'} can't rename"):
+        train(FIRST, tmp_path / "run")
+    assert not list((tmp_path / "run" / "toy" / "checkpoints").iterdir()) and not list((tmp_path / "run").glob("tmp*"))
+    refused[0] = errno.ENOSPC
+    check_renames(tmp_path)
+    monkeypatch.undo()
+    assert not look(FIRST, tmp_path / "run")["failed"]
 
 
 def test_every_axis_is_measured(tmp_path, capsys):

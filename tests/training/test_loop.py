@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ from t2i_jax.training import EXIT_STOPPED, AdamW, Checkpoints, Experiment, Repor
 from t2i_jax.training.checkpoint import load_params, steps_saved
 from t2i_jax.training.goodput import PARTS
 from t2i_jax.training.serialize import ConfigError
+from t2i_jax.training.stop import Stop
+from tests.launch.test_launch import in_a_terminal
 from tests.training.toy import Second, Toy
 
 DATA = Data(dataset="emoji64", split="train[:40]", batch=16, image_size=8, context=64)
@@ -141,16 +145,19 @@ def test_a_stage_that_was_trained_on_other_frozen_parameters_is_not_continued(ru
         train(SECOND, root)
 
 
-def start(root, steps):
-    code = (
+def program(root, steps):
+    return (
         "import dataclasses, sys\n"
         "from tests.training.test_loop import FIRST\n"
         "from t2i_jax.training import Reports, train\n"
         f"experiment = dataclasses.replace(FIRST, steps={steps}, reports=Reports(every=1, preview_every=0))\n"
         f"sys.exit(train(experiment, {str(root)!r}))\n"
     )
-    root = Path(__file__).parents[2]
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=root)
+
+
+def start(root, steps):
+    command = [sys.executable, "-c", program(root, steps)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
 
 
 def test_sigterm_leaves_a_run_that_continues_bit_for_bit(tmp_path):
@@ -167,6 +174,27 @@ def test_sigterm_leaves_a_run_that_continues_bit_for_bit(tmp_path):
     straight = tmp_path / "straight"
     train(dataclasses.replace(FIRST, steps=4000), straight, until=step)
     equal(stopped, load_params(straight / "toy")[0])
+
+
+def test_a_terminal_that_closes_ends_a_training_with_its_step_saved(tmp_path):
+    metrics = tmp_path / "toy" / "metrics.jsonl"
+    with in_a_terminal("env", "TERM=xterm", sys.executable, "-c", program(tmp_path, 100_000)) as (process, keyboard):
+        while not metrics.exists() or len(lines(tmp_path / "toy")) < 3:
+            assert select.select([keyboard], [], [], 120)[0] and process.poll() is None
+            os.read(keyboard, 1000)
+        os.close(keyboard)
+        assert process.wait(120) == EXIT_STOPPED
+    assert steps_saved(tmp_path / "toy")[-1] == lines(tmp_path / "toy")[-1]["step"]
+
+
+def test_under_nohup_a_terminal_that_closes_means_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.now(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_run_in_a_bucket_is_refused_before_anything_is_written(tmp_path, monkeypatch):

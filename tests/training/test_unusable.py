@@ -10,8 +10,9 @@ from PIL import Image
 
 from t2i_jax.data import Data, load_dataset
 from t2i_jax.data.build import build
-from t2i_jax.data.dataset import DAMAGE
+from t2i_jax.data.dataset import DAMAGE, Dataset
 from t2i_jax.training import EXIT_STOPPED, Experiment, Reports, train
+from t2i_jax.training.unusable import Unusable
 from tests.training.toy import Toy
 
 
@@ -52,3 +53,35 @@ def test_unusable_examples_are_listed_once_and_counted_and_the_sample_sheet_does
     assert {line["reason"] for line in listed} == {"damaged record"} and listed[0]["dataset"] == "set train"
     first = json.loads((tmp_path / "toy" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["examples_unusable"] == len(bad)
+
+
+class Keyed(Dataset):
+    """A data set of which nothing is there but the keys."""
+
+    def __init__(self, *keys):
+        self.__dict__.update(name="set", split="train", keys=keys)
+
+    def records(self, indices):
+        return [{"key": self.keys[index]} for index in indices]
+
+
+def listed(path):
+    return [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+
+
+def test_a_key_with_any_character_is_listed_once_and_no_later_start_fails(tmp_path):
+    keys = ["line\u2028", "paragraph\u2029", "next\u0085", "feed\x0b\x0c\r\n", "half \ud800", "é"]
+    for _ in range(2):
+        Unusable(tmp_path / "list", Keyed(*keys))(dict.fromkeys(range(len(keys)), "damaged"))
+    assert [line["key"] for line in listed(tmp_path / "list")] == keys
+
+
+def test_a_list_of_an_older_version_and_half_a_line_of_it_are_read_as_far_as_they_go(tmp_path):
+    path = tmp_path / "list"
+    whole = [json.dumps({"index": index, "key": "\u2028}"}, ensure_ascii=False) for index in (0, 1)]
+    path.write_text("\n".join([whole[0], "3", "\0\0", whole[1][:-9]]), encoding="utf-8")
+    Unusable(path, Keyed("a", "b"))({0: "damaged", 1: "damaged"})
+    *_, last = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert json.loads(last)["key"] == "b" and path.read_text(encoding="utf-8").count("damaged") == 1
+    Unusable(path, Keyed("a", "b"))({0: "damaged", 1: "damaged"})
+    assert path.read_text(encoding="utf-8").count("damaged") == 1

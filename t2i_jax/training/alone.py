@@ -1,0 +1,40 @@
+"""One training at a time in a stage's directory, for two would overwrite each other's files.
+
+    with alone(paths.lock): ...
+
+The lock is the kernel's (flock), so it ends with the process, however that ends; the file stays and means nothing.
+"""
+
+import contextlib
+import errno
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+EXIT_AT_WORK = 73
+"""Exit code of a training that found another one at work in its directory. The supervisor does not take it for final:
+the other process may be about to die, or its host be gone, whose lock a file server lets go some time later."""
+_UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class AtWork(RuntimeError):
+    """Another training is at work in the directory."""
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock ``path`` inside, which is made where there is none. Raises AtWork where another process holds it; a
+    file system that knows no locks has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AtWork(
+                f"another training is at work in {path.parent}: wait until it ends, or end it (`fuser {path}`, on its "
+                "machine, names its process)"
+            ) from error
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                raise
+        yield
