@@ -184,7 +184,8 @@ class DallE2:
         return tokens
 
     def prior_embed(self, captions: list[str], seed: int = 0) -> np.ndarray:
-        """Image embeddings [n, e] of norm sqrt(e) that the prior draws for the captions."""
+        """Image embeddings [n, e] that the prior draws for the captions, as it leaves them: the decoder sees them scaled
+        to CLIP's norm sqrt(e)."""
         return self._batched(captions, lambda tokens, key: self._prior(self.params, tokens, key), seed)
 
     def clip_embed_texts(self, captions: list[str]) -> np.ndarray:
@@ -220,11 +221,10 @@ class DallE2:
     def _jit(self, function: Callable) -> Callable:
         return jax.jit(function, out_shardings=replicated(self.mesh), compiler_options=compiler_options(self.mesh))
 
-    def _condition(self, params: dict, tokens, key) -> dict:
+    def _condition(self, params: dict, tokens) -> dict:
         features, embedding = text_embedding(self.clip.model, params["clip"], tokens)
         condition = {"tokens": tokens, "text_features": features, "text_embedding": embedding}
-        condition |= self.decoder.text_features(params, tokens)
-        return condition | {"image_embedding": self.prior.sample(params["prior"], key, condition)}
+        return condition | self.decoder.text_features(params, tokens)
 
     @cached_property
     def painter(self) -> Callable:
@@ -238,7 +238,8 @@ class DallE2:
             guidance = guidance if scale is None else dataclasses.replace(guidance, scale=scale)
             decoder = dataclasses.replace(self.decoder, guidance=guidance)
             prior_key, decoder_key, upsampler_key = jax.random.split(key, 3)
-            condition = self._condition(params, tokens, prior_key)
+            condition = self._condition(params, tokens)
+            condition |= {"image_embedding": self.prior.sample(params["prior"], prior_key, condition)}
             factor = self.decoder.factor * (self.second.factor if self.second else 1)
             side = self.image_size // factor // self.vae.model.factor
             small = decoder.sample(params["decoder"], decoder_key, condition, side)
@@ -253,7 +254,9 @@ class DallE2:
 
     @cached_property
     def _prior(self):
-        return self._jit(lambda params, tokens, key: self._condition(params, tokens, key)["image_embedding"])
+        return self._jit(
+            lambda params, tokens, key: self.prior.draw(params["prior"], key, self._condition(params, tokens))
+        )
 
     @cached_property
     def _text(self):

@@ -88,6 +88,10 @@ class PriorStage(Stage):
 
     def sample(self, params: Params, rng: Array, condition: Batch) -> Embedding:
         """Image embeddings [b,e] of norm sqrt(e) for tokens, text_embedding [b,e], text_features [b,l,d]."""
+        return unit(self.draw(params, rng, condition))
+
+    def draw(self, params: Params, rng: Array, condition: Batch) -> Embedding:
+        """``sample`` as the network leaves it, not scaled: one that has learnt its scale draws norms of sqrt(e)."""
         condition = {k: condition[k] for k in ("tokens", "text_embedding", "text_features")}
         wide = jax.tree.map(lambda x: jnp.repeat(x, self.candidates, axis=0), condition)
         rows = wide["tokens"].shape[0]
@@ -95,8 +99,8 @@ class PriorStage(Stage):
         guided = self.guidance.paired(
             lambda x, t, kept: self.predict(params, x, t, doubled(wide, len(x)), kept), jnp.ones(rows), jnp.zeros(rows)
         )
-        drawn = unit(self.sampler(guided, noise, self.process.schedule, rng))
-        score = (drawn * wide["text_embedding"]).mean(-1).reshape(-1, self.candidates)
+        drawn = self.sampler(guided, noise, self.process.schedule, rng)
+        score = (unit(drawn) * wide["text_embedding"]).mean(-1).reshape(-1, self.candidates)
         drawn = drawn.reshape(-1, self.candidates, drawn.shape[-1])
         return jnp.take_along_axis(drawn, score.argmax(-1)[:, None, None], axis=1)[:, 0]
 
