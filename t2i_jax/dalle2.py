@@ -184,8 +184,8 @@ class DallE2:
         return tokens
 
     def prior_embed(self, captions: list[str], seed: int = 0) -> np.ndarray:
-        """Image embeddings [n, e] that the prior draws for the captions, as it leaves them: the decoder sees them scaled
-        to CLIP's norm sqrt(e)."""
+        """Image embeddings [n, e] that the prior draws for the captions, as it leaves them: the decoder sees them
+        scaled to CLIP's norm sqrt(e)."""
         return self._batched(captions, lambda tokens, key: self._prior(self.params, tokens, key), seed)
 
     def clip_embed_texts(self, captions: list[str]) -> np.ndarray:
