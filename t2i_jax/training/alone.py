@@ -2,7 +2,8 @@
 
     with alone(paths.lock): ...
 
-The lock is the kernel's (flock), so it ends with the process, however that ends; the file stays and means nothing.
+The lock is the kernel's (flock), so it ends with the process, however that ends; the file stays and means nothing,
+but where a training is refused before it has written anything else.
 """
 
 import contextlib
@@ -37,4 +38,11 @@ def alone(path: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise
-        yield
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if [entry.name for entry in path.parent.iterdir()] == [path.name]:  # refused before all else
+                    path.unlink()
+                    path.parent.rmdir()
+            raise
