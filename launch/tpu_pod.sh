@@ -3,7 +3,7 @@
 # again when it was preempted, and taken down at the end.
 #
 #     export ZONE=us-west4-a TYPE=v5litepod-256 RUNTIME=v2-alpha-tpuv5-lite
-#     export PREPARE='sudo mkdir -p /mnt/shared; mountpoint -q /mnt/shared || sudo mount 10.0.0.2:/share /mnt/shared'
+#     export PREPARE='sudo mkdir -p /mnt/shared; mountpoint -q /mnt/shared || sudo mount -o nolock 10.0.0.2:/share /mnt/shared'
 #     launch/tpu_pod.sh NAME all t2i train configs/dalle2/decoder.py --run /mnt/shared/dalle2
 #
 #     launch/tpu_pod.sh [--dry-run] NAME create           ask for the slice and wait until it is there

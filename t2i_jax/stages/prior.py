@@ -41,13 +41,6 @@ class PriorStage(Stage):
     candidates: int = 2
     """Embeddings drawn for each caption; the one closest to the text is kept."""
 
-    def __post_init__(self):
-        if type(self.process.prediction) is not Clean or type(self.process.weighting) is not Unweighted:
-            raise ValueError(
-                f"PriorStage: the prior predicts the clean embedding with equal weights (Clean, Unweighted), not "
-                f"{self.process.prediction} with {self.process.weighting}"
-            )
-
     def init(self, rng: Array, batch: Batch) -> Params:
         e = self.clip.embedding
         one, features = jnp.zeros((1, e)), jnp.zeros((1, batch["tokens"].shape[1], self.clip.text.width))
@@ -68,6 +61,11 @@ class PriorStage(Stage):
         return {"text_features": features, "text_embedding": embedding}
 
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        if type(self.process.prediction) is not Clean or type(self.process.weighting) is not Unweighted:
+            raise ValueError(
+                f"PriorStage: the prior predicts the clean embedding with equal weights (Clean, Unweighted), not "
+                f"{self.process.prediction} with {self.process.weighting}"
+            )
         clean = batch["image_embedding"]
         b = clean.shape[0]
         keys = jax.random.split(rng, 3)

@@ -27,15 +27,15 @@ STOP_WORDS = frozenset(
 _CHINESE_PARTICLES = re.compile("[的了]")
 
 
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_PLAIN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*", re.ASCII)
+
+
 @cache
 def _word() -> re.Pattern:
     """A word of a caption. Vowel signs and accents that stand alone belong to the letter before them."""
-    kinds = {"M": [], "So": []}
-    for point in range(sys.maxunicode + 1):
-        kind = unicodedata.category(chr(point))
-        kinds.get("So" if kind == "So" else kind[0], []).append(chr(point))
-    marks, symbols = (re.escape("".join(kinds[kind])) for kind in ("M", "So"))
-    letter = rf"(?:(?![\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])[^\W_][{marks}]*)"
+    marks, symbols = _class_of("Mn", "Mc", "Me"), _class_of("So")
+    letter = rf"(?:(?![{_CJK}])[^\W_][{marks}]*)"
     return re.compile(
         rf"""[\u3400-\u9fff\uf900-\ufaff]+ | [\u3040-\u309f]+ | [\u30a0-\u30ff]+
         | {letter}+(?:['’\u200d\u200c-]{letter}+)* | [{symbols}][{symbols}{marks}\u200d\U0001f3fb-\U0001f3ff]*""",
@@ -43,10 +43,19 @@ def _word() -> re.Pattern:
     )
 
 
+def _class_of(*categories: str) -> str:
+    """All characters of these categories, as ranges: a class of thousands of single ones is slow."""
+    points = [point for point in range(sys.maxunicode + 1) if unicodedata.category(chr(point)) in categories]
+    firsts = [point for before, point in zip([-2, *points], points) if point != before + 1]
+    lasts = [point for point, after in zip(points, [*points[1:], -2]) if after != point + 1]
+    return "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in zip(firsts, lasts))
+
+
 def keywords(text: str) -> str:
     """The keywords of ``text``, normalised, each once; ``text`` itself where nothing but stop words is in it."""
     text = normalize(text)
-    words = (part for word in _word().findall(text) for part in _CHINESE_PARTICLES.split(word) if part)
+    found = (_PLAIN if text.isascii() else _word()).findall(text)
+    words = (part for word in found for part in _CHINESE_PARTICLES.split(word) if part)
     kept: dict[str, str] = {}
     for word in words:
         if word.lower() not in STOP_WORDS:

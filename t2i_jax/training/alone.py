@@ -14,7 +14,7 @@ from pathlib import Path
 
 EXIT_AT_WORK = 73
 """Exit code of a training that found another one at work in its directory. The supervisor does not take it for final:
-the other process may be about to die, or its host be gone, whose lock a file server lets go some time later."""
+the other process may be about to die."""
 _UNKNOWN = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -33,7 +33,7 @@ def alone(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise AtWork(
                 f"another training is at work in {path.parent}: wait until it ends, or end it (`fuser {path}`, on its "
-                "machine, names its process)"
+                f"machine, names its process). If its machine is gone and the file server keeps its lock, delete {path}"
             ) from error
         except OSError as error:
             if error.errno not in _UNKNOWN:

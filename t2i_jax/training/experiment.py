@@ -61,7 +61,7 @@ class Reports:
     """Weights & Biases project to report to (needs the package wandb); nothing is sent unless it is named."""
 
     def __post_init__(self):
-        _check(self, "reports.", every=1, preview_every=0, previews=1)
+        _check(self, "reports.", every=1, preview_every=0, previews=min(1, self.preview_every))
 
 
 @dataclass(frozen=True)

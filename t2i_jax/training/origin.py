@@ -31,10 +31,20 @@ def origin(experiment: Experiment, made_from: dict[str, str], mesh: jax.sharding
     }
 
 
+RESIZER = "cykooz-resizer"
+
+
 def remarks(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two such descriptions and does not stop a training, a sentence each."""
-    packages, machine = (_changed(then.get(key, {}), now[key]) for key in ("versions", "machine"))
+    before, after = (dict(one.get("versions", {})) for one in (then, now))
+    resizers = [one.pop(RESIZER, "not installed") for one in (before, after)]  # at first there was none
+    packages, machine = _changed(before, after), _changed(then.get("machine", {}), now["machine"])
     said = []
+    if before and resizers[0] != resizers[1]:
+        said.append(
+            f"warning: another library resizes pictures than before, so those that need it may look a bit different: "
+            f"{RESIZER} {resizers[0]} -> {resizers[1]}"
+        )
     if packages:
         said.append(f"warning: other versions than before, so the numbers may differ in their last bits: {packages}")
     if machine:

@@ -21,6 +21,8 @@ def test_tables_beside_what_img2dataset_wrote_are_passed_over(kind, tmp_path):
     from t2i_jax.data.form import serialize
 
     addresses(tmp_path / "00000.parquet")
+    if kind != "folder":
+        fill(tmp_path, {"00.jpg": picture(9)})  # by chance
     if kind == "tar":
         tar_of(tmp_path / "00000.tar", sample(1))
     elif kind == "tfrecord":
@@ -51,11 +53,18 @@ def test_a_picture_whose_name_has_a_dot_is_told(tmp_path):
     assert bad == ["missing picture"]
 
 
+def test_another_view_is_passed_over_however_large_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("t2i_jax.data.sources.raw.MAX_BYTES", 10_000)
+    files = {"a.depth.tiff": bytes(20_000), "a.jpg": picture(1, kind="JPEG"), "a.txt": "fine"}
+    good, bad = read(tar_of(tmp_path / "x.tar", files))
+    assert [item.captions for item in good] == [["fine"]] and bad == []
+
+
 def test_only_the_end_of_a_line_ends_a_caption(tmp_path):
-    text = "a cat with\u2028two\x0bor\x85three\r\nanother"
+    text = "a cat with\u2028two\x0bor\x85three\r\nanother\rone"
     fill(tmp_path / "in", {"a.jpg": picture(1), "a.txt": text.encode()})
     (item,), _ = read(tmp_path / "in")
-    assert [caption.strip() for caption in item.captions] == text.split("\r\n")
+    assert item.captions == ["a cat with\u2028two\x0bor\x85three", "another", "one"]
     whole = "Hello\nworld, a photo"  # as img2dataset writes an alternative text: one caption
     (item,), _ = read(tar_of(tmp_path / "x.tar", {"a.jpg": picture(1), "a.txt": whole}))
     assert item.captions == [whole]

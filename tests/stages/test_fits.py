@@ -33,4 +33,4 @@ def test_a_factor_that_does_not_divide_a_picture_is_told():
                                      Process(Cosine(), Clean(), MinSNR())])  # fmt: skip
 def test_a_prior_refuses_a_process_that_it_would_pass_over(process):
     with pytest.raises(ValueError, match="the prior predicts the clean embedding with equal weights"):
-        PriorStage(process=process)
+        PriorStage(process=process).loss({}, {}, jax.random.key(0), {})

@@ -17,11 +17,16 @@ from tests.training.test_loop import FIRST
     ("", "cache_gb", -1.0, 0.0),
 ])  # fmt: skip
 def test_a_number_below_what_makes_sense_is_refused_and_the_least_one_is_taken(part, field, bad, least):
-    of = getattr(FIRST, part) if part else FIRST
+    drawn = dataclasses.replace(FIRST, reports=dataclasses.replace(FIRST.reports, preview_every=1))
+    of = getattr(drawn, part) if part else drawn
     name = f"{part}.{field}" if part else field
     with pytest.raises(ValueError, match=f"^{name}={bad}: give at least {int(least)}$"):
         dataclasses.replace(of, **{field: bad})
     assert getattr(dataclasses.replace(of, **{field: least}), field) == least
+
+
+def test_sheets_that_are_never_drawn_may_have_no_pictures():
+    assert dataclasses.replace(FIRST.reports, preview_every=0, previews=0).previews == 0
 
 
 @pytest.mark.parametrize("ema", [-0.1, 1.5, math.nan])

@@ -28,5 +28,14 @@ def test_other_versions_are_a_warning_and_another_mesh_is_a_note():
     assert "mesh replica 1 × data 8 × model 1 -> replica 1 × data 4 × model 2" in note
 
 
+def test_another_resizer_is_a_warning_also_to_a_checkpoint_that_knew_none():
+    now = origin(FIRST, MADE, Mesh().build())
+    now["versions"] = now["versions"] | {"cykooz-resizer": "4.0.1"}
+    for then in ({"jax": now["versions"]["jax"]}, now["versions"] | {"cykooz-resizer": "3.9"}):
+        (warning,) = remarks({"versions": then, "machine": now["machine"]}, now)
+        assert "another library resizes" in warning and "-> 4.0.1" in warning
+    assert remarks(now, now) == []
+
+
 def test_a_checkpoint_that_says_less_than_today_is_no_change():
     assert remarks({"versions": {}}, origin(FIRST, MADE, Mesh().build())) == []

@@ -51,8 +51,6 @@ def source_of(path: str | os.PathLike) -> Source:
             return kind(path)
         picture = picture or PurePosixPath(name).suffix.lower() in SUFFIXES
         table = table or kind is Parquet
-        if picture and table:
-            break
     if table and not (picture and Parquet(path).without_pictures()):
         return Parquet(path)
     if picture:

@@ -1,5 +1,6 @@
 """A folder of pictures with a ``.txt`` of the same name beside each, one caption a line; subfolders too."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -37,6 +38,6 @@ class Folder(Source):
         text = item.with_suffix(".txt")
         if not text.is_file():
             raise BadPicture("missing caption", f"no {text.name} beside it")
-        captions = as_text(read_file(text, MAX_TEXT)).split("\n")
+        captions = re.split(r"\r\n|\r|\n", as_text(read_file(text, MAX_TEXT)))
         key = PurePosixPath(name).with_suffix("").as_posix()
         return Raw(key, "train", read_file(item, MAX_BYTES), captions)

@@ -28,7 +28,6 @@ class _Sample:
     image: bytes = b""
     text: bytes = b""
     json: bytes = b""
-    other: str = ""
     found: Counter = field(default_factory=Counter)
 
 
@@ -47,9 +46,16 @@ class WebDataset(raw.Source):
         path = self.path / unit.path
         # keys repeat from tar to tar where they were not made by img2dataset
         prefix, split = (unit.path.removesuffix(".tar") or path.name.removesuffix(".tar")), raw.split_of(path.name)
-        sample = None
+        sample, others = None, {}
+
+        def wanted(name: str) -> int:
+            key, kind = _parts(name)
+            if "." in kind and f".{kind.rpartition('.')[2]}" in SUFFIXES:
+                others.setdefault(key, kind)
+            return _most(kind)
+
         with path.open("rb") as file:
-            for member in members(file, _most):
+            for member in members(file, wanted):
                 if isinstance(member, Bad):
                     yield f"{path.name}: {member.name[:200]}", member.error
                     if not member.name:
@@ -57,18 +63,18 @@ class WebDataset(raw.Source):
                 key, kind = _parts(member.name)
                 if sample is None or key != sample.key:
                     if sample:
-                        yield from _finished(sample, path.name, prefix, split)
+                        yield from _finished(sample, others.pop(sample.key, ""), path.name, prefix, split)
                     sample = _Sample(key)
-                slot = "json" if kind == "json" else "text"
-                if _is_picture(kind):
-                    slot = "image" if f".{kind}" in SUFFIXES else "other"
+                slot = "image" if f".{kind}" in SUFFIXES else "json" if kind == "json" else "text"
                 if isinstance(member, Bad):
                     sample.found["bad"] += 1
                 elif not sample.found[slot]:
-                    setattr(sample, slot, member.data if slot != "other" else kind)
+                    setattr(sample, slot, member.data)
                     sample.found[slot] += 1
         if sample:
-            yield from _finished(sample, path.name, prefix, split)
+            yield from _finished(sample, others.pop(sample.key, ""), path.name, prefix, split)
+        for key, kind in others.items():  # of keys that have nothing else
+            yield from _finished(_Sample(key), kind, path.name, prefix, split)
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -77,24 +83,19 @@ def _parts(name: str) -> tuple[str, str]:
     return folder + slash + stem, kind.lower()
 
 
-def _most(name: str) -> int:
-    kind = _parts(name)[1]
-    return raw.MAX_BYTES if _is_picture(kind) else raw.MAX_TEXT if kind in ("json", *_TEXTS) else 0
+def _most(kind: str) -> int:
+    return raw.MAX_BYTES if f".{kind}" in SUFFIXES else raw.MAX_TEXT if kind in ("json", *_TEXTS) else 0
 
 
-def _is_picture(kind: str) -> bool:
-    """Also by the last of several endings: it may be another view (``seg.png``), or the name of a picture goes on."""
-    return f".{kind.rpartition('.')[2]}" in SUFFIXES
-
-
-def _finished(sample: _Sample, tar: str, prefix: str, split: str) -> Iterator[raw.Found]:
-    """The picture of a sample, unless a member of it was told as bad already."""
+def _finished(sample: _Sample, other: str, tar: str, prefix: str, split: str) -> Iterator[raw.Found]:
+    """The picture of a sample, unless a member of it was told as bad already. ``other``: what follows the key in the
+    name of a picture that is another view (``seg.png``), or whose name has a dot."""
     if sample.found["bad"]:
         return
     where = f"{tar}: {sample.key[:200]}"
     try:
         if not sample.found["image"]:
-            also = f": its name ends at its first dot, before {sample.other}" if sample.other else ""
+            also = f": a name ends at its first dot, here before {other}" if other else ""
             raise BadPicture("missing picture", f"none of its members is a picture{also}")
         if not sample.found["text"] and not sample.found["json"]:
             raise BadPicture("missing caption", "none of its members is a .txt or .json")
