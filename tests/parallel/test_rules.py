@@ -27,7 +27,15 @@ def test_the_scanned_axis_and_the_window_are_never_split():
     assert leaf_spec("params/blocks/out/kernel", (8, 512, 128), AXES) == P(None, ("model", "data"), None)
     assert leaf_spec("params/last/context_attention_out/kernel", (512, 128), AXES) == P(("model", "data"), None)
     assert leaf_spec("params/last/context_modulation/kernel", (512, 3072), AXES) == P(None, ("model", "data"))
-    assert leaf_spec("params/conv/kernel", (3, 3, 64, 128), AXES) == P(None, None, "data", "model")
+    assert leaf_spec("params/fc1/kernel", (8, 128, 512), AXES) == P(None, "data", "model")
+
+
+@pytest.mark.parametrize("name", [
+    "decoder/level_3/residual_0/conv1", "encoder/middle/attention/out", "quant_conv", "encoder/level_0/resample",
+    "adversary/conv_1", "level_1/residual_0/shortcut",
+])  # fmt: skip
+def test_convolutions_are_not_split_over_model(name):
+    assert leaf_spec(f"params/model/{name}/kernel", (3, 3, 64, 128), AXES) == P(None, None, "data", None)
 
 
 def test_an_unmatched_leaf_is_an_error_that_names_it():
