@@ -3,9 +3,10 @@
     python -m benchmarks.pipeline [--pictures 1024] [--epochs 8] [--batch 64] [--rounds 5] [--cores 2]
 
 A data set of JPEGs whose shorter side is 256 pixels is built. Our side is ``batches`` as a training reads it: records
-by index, checks, decoding, cut, tokens, uint8 batches. The other side calls simplejpeg, and Pillow where the size
-changes, on the same bytes in as many threads, and keeps nothing. Rounds alternate; the ratio is the median of the
-rounds' own. Wall time on a shared machine swings, so the CPU time that each side takes is compared too.
+by index, checks, decoding, cut, tokens, uint8 batches. The other sides take the same bytes in as many threads and keep
+nothing: Pillow (which is Pillow-SIMD where that is installed) decodes and resizes, or simplejpeg decodes and Pillow
+resizes what it gave. Rounds alternate; a share is the median of the rounds' own. Wall time on a shared machine swings,
+so the CPU time that each side takes is compared too.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 import simplejpeg
 from PIL import Image
 
@@ -58,17 +61,32 @@ def picture(rng: np.random.Generator, width: int) -> bytes:
     return out.getvalue()
 
 
-def alone(data: bytes, size: int) -> np.ndarray:
+def by_simplejpeg(data: bytes, size: int) -> np.ndarray:
     """What the pixels need and nothing else: decode, at a fraction where that is enough, cut, resize."""
     scale = max(s for s in (1, 2, 4, 8) if s * size <= SIDE)
     least = {"min_height": SIDE // scale, "min_width": SIDE // scale} if scale > 1 else {}
     image = simplejpeg.decode_jpeg(data, **least)
     height, width = image.shape[:2]
-    left = (width - height) // 2
     if height == size:
+        left = (width - height) // 2
         return image[:, left : left + size]
+    return cut_and_resized(Image.fromarray(image), size)
+
+
+def by_pillow(data: bytes, size: int) -> np.ndarray:
+    """The same by Pillow from beginning to end."""
+    image = Image.open(io.BytesIO(data))
+    image.draft("RGB", (size, size))
+    return cut_and_resized(image, size)
+
+
+def cut_and_resized(image: Image.Image, size: int) -> np.ndarray:
+    width, height = image.size
+    left = (width - height) // 2
     box = (left, 0, left + height, height)
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
+    if height == size:
+        return np.asarray(image.crop(box))
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
 
 
 def seconds(work) -> tuple[float, float]:
@@ -101,20 +119,24 @@ def measure(
                 next(stream)
             settle()  # what it reads ahead is its own work, and must not run in the other's turn
 
-        def piece(start: int) -> None:
-            for file in some[start : start + 16]:
-                alone(file, case.size)
+        def theirs(alone) -> Callable[[], None]:
+            def piece(start: int) -> None:
+                for file in some[start : start + 16]:
+                    alone(file, case.size)
 
-        def theirs() -> None:
-            list(pool.map(piece, range(0, len(some), 16)))
+            return lambda: [*pool.map(piece, range(0, len(some), 16))]
 
-        ours(), theirs()
-        pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+        others = {"simplejpeg": theirs(by_simplejpeg), "Pillow": theirs(by_pillow)}
+        sides = {"ours": ours, **others}
+        for work in sides.values():
+            work()
+        turns = [{name: seconds(work) for name, work in sides.items()} for _ in range(rounds)]
     stream.close()
-    rate = lambda side: len(some) / statistics.median(pair[side][0] for pair in pairs)
-    wall, cpu = (statistics.median(b[kind] / a[kind] for a, b in pairs) for kind in (0, 1))
-    print(f"{case.name}: {rate(0):,.0f} pictures/s, alone {rate(1):,.0f}; share {wall:.2f} by the clock, {cpu:.2f} by "
-          f"CPU time", flush=True)  # fmt: skip
+    rate = lambda side: len(some) / statistics.median(turn[side][0] for turn in turns)
+    print(f"{case.name}: {rate('ours'):,.0f} pictures/s", flush=True)
+    for other in others:
+        wall, cpu = (statistics.median(turn[other][kind] / turn["ours"][kind] for turn in turns) for kind in (0, 1))
+        print(f"    {other} alone {rate(other):,.0f}; share {wall:.2f} by the clock, {cpu:.2f} by CPU time", flush=True)
 
 
 def main(pictures: int, batch: int, rounds: int, cores: int, epochs: int) -> None:
@@ -132,7 +154,7 @@ def main(pictures: int, batch: int, rounds: int, cores: int, epochs: int) -> Non
         dataset = load_dataset(Path(folder) / "jpegs")
         tokenizer = Tokenizer.train([c for row in dataset.captions for c in row], vocab=300)
         print(f"{pictures} JPEGs {SIDE} high and {'/'.join(map(str, WIDTHS))} wide, {np.mean([*map(len, files)]) / 1e3:.1f} kB "
-              f"each; batches of {batch}, {cores} cores")  # fmt: skip
+              f"each; batches of {batch}, {cores} cores, Pillow {PIL.__version__}")  # fmt: skip
         for case in CASES:
             measure(case, dataset, files, tokenizer, batch, rounds, cores, epochs)
 

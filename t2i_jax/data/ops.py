@@ -30,7 +30,8 @@ _HANDED = frozenset(
     japanese chinese korean arabic hebrew""".split()
 )
 _WRITTEN = re.compile(r"\d|[\"“”«»「」]|\b[A-Z]{2,}\b|[A-Z]!")
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_DRAWN = re.compile(r"(?i)\b[234]d\b")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def may_flip(captions: Sequence[str]) -> bool:
@@ -40,10 +41,9 @@ def may_flip(captions: Sequence[str]) -> bool:
     within a word of the style of a drawing (3d, 2D) does not.
     """
     for caption in captions:
-        words = _WORD.findall(caption)
-        if _HANDED.intersection(word.lower().replace("’", "'") for word in words):
+        if not _HANDED.isdisjoint(_WORD.findall(caption.lower().replace("’", "'"))):
             return False
-        if _WRITTEN.search(re.sub(r"(?i)\b[234]d\b", "", caption)):
+        if _WRITTEN.search(caption) and _WRITTEN.search(_DRAWN.sub("", caption)):
             return False
     return True
 
