@@ -55,11 +55,6 @@ def train(experiment: Experiment, run: str | Path, *, until: int | None = None) 
     keep_compiled()
     paths, mesh = Run(Path(run), experiment.stage.name), experiment.mesh.build()
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
-    if min(mesh.shape.values()) > 1 and leader():
-        say(
-            "warning: with mesh.replica, mesh.data and mesh.model all above 1 the decoder's gradients were found "
-            "wrong (2 x 2 x 2 CPU devices): set one of them to 1"
-        )
     paths.check(experiment)
     check_wandb(experiment.reports.wandb if leader() else None)
     with alone(paths.lock) if leader() else contextlib.nullcontext():

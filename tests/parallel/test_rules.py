@@ -26,7 +26,7 @@ def test_moments_and_average_follow_their_parameters_row():
 def test_the_scanned_axis_and_the_window_are_never_split():
     assert leaf_spec("params/blocks/out/kernel", (8, 512, 128), AXES) == P(None, ("model", "data"), None)
     assert leaf_spec("params/last/context_attention_out/kernel", (512, 128), AXES) == P(("model", "data"), None)
-    assert leaf_spec("params/last/context_modulation/kernel", (512, 3072), AXES) == P(None, ("model", "data"))
+    assert leaf_spec("params/last/context_modulation/kernel", (512, 3072), AXES) == P(None, "data")
     assert leaf_spec("params/fc1/kernel", (8, 128, 512), AXES) == P(None, "data", "model")
 
 

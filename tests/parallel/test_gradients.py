@@ -1,0 +1,55 @@
+"""A stage's gradient on a mesh is that of one device. Losses don't tell: the compiler had the loss right and the
+gradient wrong where replica, data and model were all split."""
+
+import jax
+import numpy as np
+import pytest
+
+from t2i_jax.parallel import rules
+from t2i_jax.parallel.mesh import Mesh, replicated, split_batch
+from t2i_jax.training.step import make_gradient
+from tests.test_cascade import STAGES, shrunk
+
+MESHES = ((2, 2, 2), (2, 1, 4), (4, 1, 2), (1, 2, 4), (1, 4, 2), (1, 1, 8), (2, 4, 1), (1, 8, 1), (8, 1, 1))
+EVERYWHERE = [pytest.param(name, sizes, marks=pytest.mark.stress) for name in STAGES for sizes in MESHES]
+
+
+def noisy(tree, seed):
+    """Some layers begin at zero, and would hide what is before them."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.1, x.shape).astype(np.float32), tree)
+
+
+def gradient(name, mesh):
+    """The gradient's leaves by name."""
+    experiment, rng, key = shrunk(name), np.random.default_rng(0), jax.random.key(0)
+    stage = experiment.stage
+    batch = {
+        "image": rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8),
+        "tokens": rng.integers(4, 300, (8, experiment.data.context)).astype(np.int32),
+    }
+    params, frozen = noisy(jax.jit(stage.init)(key, batch), 1), noisy(jax.jit(stage.expects)(key, batch), 2)
+    split = rules.shardings(params, mesh)
+    where = split, rules.shardings(frozen, mesh), replicated(mesh), dict.fromkeys(batch, split_batch(mesh))
+    compute = jax.jit(make_gradient(stage), in_shardings=where, out_shardings=(replicated(mesh), split))
+    _, grads = compute(params, frozen, key, batch)
+    return {rules.leaf_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(grads)}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    found = {}
+    return lambda name: found[name] if name in found else found.setdefault(name, gradient(name, Mesh().build(jax.devices()[:1])))
+
+
+@pytest.mark.parametrize("name, sizes", [("decoder", (2, 2, 2)), *EVERYWHERE])
+def test_gradient_on_any_mesh_is_that_of_one_device(alone, name, sizes, monkeypatch):
+    monkeypatch.setattr(rules, "SMALL", 512)  # so that tiny models are split too
+    expected, found = alone(name), gradient(name, Mesh(*sizes).build())
+    whole = np.sqrt(sum(np.linalg.norm(leaf) ** 2 for leaf in expected.values()))
+    apart = {
+        leaf: float(error)
+        for leaf, x in expected.items()
+        if (error := np.linalg.norm(found[leaf] - x) / max(np.linalg.norm(x), 1e-4 * whole)) > 1e-3
+    }
+    assert not apart
