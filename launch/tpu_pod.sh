@@ -16,9 +16,10 @@
 # --run (docs/tpu.md). Also read: PROJECT (default: gcloud's own), SLICES (1), SPOT=1 for preemptible ones, POLL (30
 # seconds between looks), SHORT (600 seconds), CHECKOUT (a clone; default: the one that this script is in).
 #
-# A command that ends with 64 (a wrong config) or 65 (diverged) is not tried again. A slice that gcloud refuses, or that
-# fails three times before it is there, is 64 too. On a slice that is there, five attempts in a row that end within
-# SHORT seconds or can't be installed are enough: it is given back, and the last one's code is the script's.
+# A command that ends with 64 (a wrong config), 65 (diverged) or 69 (launch/cascade.sh: a stage failed five times in a
+# row) is not tried again. A slice that gcloud refuses, or that fails three times before it is there, is 64 too. On a
+# slice that is there, five attempts in a row that end within SHORT seconds or can't be installed are enough: it is given
+# back, and the last one's code is the script's.
 set -euo pipefail
 
 usage() {
@@ -151,7 +152,7 @@ install() {
 run() {
     local words
     printf -v words '%q ' "$@"
-    on_all "cd t2i_jax && PATH=\$PWD/.venv/bin:\$PATH ${words% }"
+    on_all "cd t2i_jax && IN_VAIN=5 PATH=\$PWD/.venv/bin:\$PATH ${words% }"
 }
 
 delete() { call gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet; }
@@ -194,7 +195,7 @@ all)
                 run "$@" || code=$?
                 ((SECONDS < short)) || long=yes
             fi
-            if [[ -n $dry ]] || ((code == 0 || code == 64 || code == 65)); then
+            if [[ -n $dry ]] || ((code == 0 || code == 64 || code == 65 || code == 69)); then
                 give_back
                 exit "$code"
             fi

@@ -88,6 +88,16 @@ def test_the_exit_code_decides_whether_to_try_again(code, tries, last, tmp_path)
     assert done.returncode == last and (tmp_path / "tries").read_text() == "x\n" * tries
 
 
+def test_short_attempts_in_a_row_are_enough_where_so_many_are_said(tmp_path, recorder):
+    done = supervised("--wait", "0", "--in-vain", "3", command=["sh", "-c", f"echo x >> {tmp_path}/tries; exit 1"])
+    assert done.returncode == 69 and (tmp_path / "tries").read_text() == "x\n" * 3
+    assert "3 attempts in a row ended early, the last with 1" in done.stderr
+    (recorder / "t2i").write_text(f"#!/bin/sh\necho $2 >> {tmp_path}/stages; exit 1\n")
+    path = f"{recorder}:{os.environ['PATH']}"
+    done = run(LAUNCH / "cascade.sh", "configs/dalle2", "RUN", PATH=path, IN_VAIN="1")
+    assert done.returncode == 69 and (tmp_path / "stages").read_text() == "configs/dalle2/vae.py\n"
+
+
 def test_a_signal_goes_to_the_command_and_ends_the_supervision():
     script = "trap 'exit 75' TERM; echo up; while :; do sleep 0.05; done"
     command = [sys.executable, str(LAUNCH / "supervise.py"), "--wait", "0", "--", "bash", "-c", script]

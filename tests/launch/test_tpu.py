@@ -98,9 +98,10 @@ def test_a_program_that_ends_on_a_living_slice_is_started_there_again(gcloud):
     ]
 
 
-def test_a_wrong_config_is_not_tried_again(gcloud):
-    environment = gcloud(["ACTIVE"], [64])
-    assert train(environment).returncode == 64
+@pytest.mark.parametrize("code", [64, 65, 69])
+def test_what_will_not_get_better_is_not_tried_again(gcloud, code):
+    environment = gcloud(["ACTIVE"], [code])
+    assert train(environment).returncode == code
     assert gcloud.calls() == ["create", "describe", "scp", "tpu_host.sh", "t2i train", "delete"]
 
 

@@ -1,6 +1,8 @@
 """A stage's gradient on a mesh is that of one device. Losses don't tell: the compiler had the loss right and the
 gradient wrong where replica, data and model were all split."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -38,8 +40,8 @@ def gradient(name, mesh):
 
 @pytest.fixture(scope="module")
 def alone():
-    found = {}
-    return lambda name: found[name] if name in found else found.setdefault(name, gradient(name, Mesh().build(jax.devices()[:1])))
+    one = Mesh().build(jax.devices()[:1])
+    return functools.cache(lambda name: gradient(name, one))
 
 
 @pytest.mark.parametrize("name, sizes", [("decoder", (2, 2, 2)), *EVERYWHERE])
