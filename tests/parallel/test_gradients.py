@@ -16,10 +16,10 @@ MESHES = ((2, 2, 2), (2, 1, 4), (4, 1, 2), (1, 2, 4), (1, 4, 2), (1, 1, 8), (2, 
 EVERYWHERE = [pytest.param(name, sizes, marks=pytest.mark.stress) for name in STAGES for sizes in MESHES]
 
 
-def noisy(tree, seed):
-    """Some layers begin at zero, and would hide what is before them."""
+def numbers(tree, seed, scale):
+    """Random ones; what a stage's parameters are at first would not do: layers that begin at zero hide those before."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: np.asarray(x) + rng.normal(0, 0.1, x.shape).astype(np.float32), tree)
+    return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(np.float32), tree)
 
 
 def gradient(name, mesh):
@@ -30,10 +30,19 @@ def gradient(name, mesh):
         "image": rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8),
         "tokens": rng.integers(4, 300, (8, experiment.data.context)).astype(np.int32),
     }
-    params, frozen = noisy(jax.jit(stage.init)(key, batch), 1), noisy(jax.jit(stage.expects)(key, batch), 2)
+    frozen = jax.eval_shape(stage.expects, key, batch)
+    features = jax.eval_shape(
+        lambda f, b: stage.image_features(f, b["image"]) | stage.text_features(f, b["tokens"]), frozen, batch
+    )
+    params, frozen = numbers(jax.eval_shape(stage.init, key, batch), 1, 0.2), numbers(frozen, 2, 0.2)
+    batch |= numbers(features, 3, 1.0)
     split = rules.shardings(params, mesh)
     where = split, rules.shardings(frozen, mesh), replicated(mesh), dict.fromkeys(batch, split_batch(mesh))
-    compute = jax.jit(make_gradient(stage), in_shardings=where, out_shardings=(replicated(mesh), split))
+    compute = jax.jit(
+        make_gradient(stage, cached=frozenset(("image", "text"))),
+        in_shardings=where,
+        out_shardings=(replicated(mesh), split),
+    )
     _, grads = compute(params, frozen, key, batch)
     return {rules.leaf_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(grads)}
 
