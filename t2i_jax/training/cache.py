@@ -62,11 +62,11 @@ class Cache:
         """
         if jax.process_count() > 1 or inputs.data.buckets:
             return None
-        batch, captions = inputs.shapes(), inputs.dataset.captions
-        programs, shapes = {}, {}
+        batch, programs, shapes = inputs.shapes(), {}, {}
         programs["image"], image = program_of(stage.image_features, frozen, batch["image"])
-        if not image:
+        if not image or _bytes(image, len(inputs.dataset)) > limit_gb * 2**30:  # before a billion captions are read
             return None
+        captions = inputs.dataset.captions
         check_captions(inputs.data, inputs.dataset, range(len(captions)), captions, inputs.tokenizer)
         room = limit_gb * 2**30 - _bytes(image, len(ImageViews.of(inputs.data, captions)))
         if room < 0:

@@ -9,6 +9,7 @@ import pytest
 
 from t2i_jax.data import Data, load_dataset
 from t2i_jax.data.pipeline import batches, tokens_of
+from t2i_jax.data.records import Records
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.text import Tokenizer
 from t2i_jax.training.cache import Cache
@@ -144,6 +145,21 @@ def test_no_room_means_no_cache_or_pictures_alone(inputs, frozen, tmp_path):
     assert set(of(pictures * 1.01).shapes) == {"image"}
     assert set(of(1.0).shapes) == {"image", "text"}
     assert Cache.of(Toy(), {}, inputs, made_from, tmp_path, 1.0) is None
+
+
+def test_a_data_set_too_large_for_a_cache_is_not_read_for_one(inputs, frozen, tmp_path):
+    class Many(Records):
+        def __init__(self):
+            pass
+
+        def __len__(self):
+            return 10**9
+
+        def read(self, indices):
+            raise AssertionError("read")
+
+    unread = dataclasses.replace(inputs, dataset=dataclasses.replace(inputs.dataset, source=Many()))
+    assert Cache.of(STAGE, frozen, unread, {}, tmp_path, 1.0) is None
 
 
 def test_a_usable_example_stands_in_for_a_bad_one_with_its_caption(inputs):
