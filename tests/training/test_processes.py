@@ -49,7 +49,7 @@ def start(root, processes, devices, mesh):
         running.append(subprocess.Popen(command, env=both, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     try:
         for process in running:
-            text, _ = process.communicate(timeout=600)
+            text, _ = process.communicate(timeout=3000)  # eight programs at once on two cores
             assert process.returncode == 0, text[-3000:]
     finally:
         for process in running:
