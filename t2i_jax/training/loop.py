@@ -26,7 +26,7 @@ from t2i_jax.training.feed import Feed
 from t2i_jax.training.flops import peak_flops
 from t2i_jax.training.frozen import digest, load_frozen
 from t2i_jax.training.goodput import Goodput
-from t2i_jax.training.inputs import Inputs
+from t2i_jax.training.inputs import PREPARATION, Inputs
 from t2i_jax.training.metrics import Reporter, check_wandb
 from t2i_jax.training.midrun import midrun
 from t2i_jax.training.nonfinite import Guard
@@ -97,7 +97,9 @@ def _train(experiment: Experiment, paths: Run, mesh: Mesh, until: int | None) ->
         upcoming = batches(number)
         with goodput.part("compile"):
             step = program.compile()
-            barrier(f"the step of {stage.name} is compiled")  # the first messages between processes don't wait as long
+            # the first messages between processes don't wait as long; the first process may find its program on disk
+            # where the others, for whom JAX keeps none, compile for an hour
+            barrier(f"the step of {stage.name} is compiled", PREPARATION)
         watchdog = Watchdog(experiment.limits.watchdog_s, paths.stacks(jax.process_index()))
 
         def seen(number: int, values: dict[str, float]) -> None:

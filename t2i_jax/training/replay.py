@@ -26,7 +26,7 @@ from t2i_jax.parallel.compilation import keep_compiled
 from t2i_jax.parallel.memory import keep_memory
 from t2i_jax.parallel.mesh import Mesh, split_batch
 from t2i_jax.training.cache import Cache
-from t2i_jax.training.checkpoint import load_state, steps_saved
+from t2i_jax.training.checkpoint import load_meta, load_state, steps_saved
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.feed import place
 from t2i_jax.training.frozen import digest, load_frozen
@@ -77,7 +77,8 @@ class Replay:
 def replay(experiment: Experiment, run: str | Path, number: int) -> Replay:
     """Do the step ``number`` (from 1) of the stage trained in ``run``/<stage> again.
 
-    Raises ValueError for a step outside the training, FileNotFoundError for a run without the stage.
+    Raises ValueError for a step outside the training, ConfigError where data, tokenizer or a frozen stage is not what
+    the training had, FileNotFoundError for a run without the stage.
     """
     keep_memory()
     keep_compiled()
@@ -94,7 +95,10 @@ def replay(experiment: Experiment, run: str | Path, number: int) -> Replay:
     program = build(experiment, mesh, frozen, inputs.shapes(), cache.shapes if cache else {}, inputs.images())
     cached = frozenset(cache.shapes if cache else {})
     rollbacks = [(step, target) for step, target in read_rollbacks(paths.nonfinite) if step < number]
-    start = begin_from(number, steps_saved(paths.directory), rollbacks)
+    saved = steps_saved(paths.directory)
+    start = begin_from(number, saved, rollbacks)
+    if saved:
+        paths.check_sources(load_meta(paths.directory, start or None)["made_from"], made_from)
 
     with jax.set_mesh(mesh):
         state = load_state(paths.directory, program.state, start) if start else program.init(init_key)

@@ -202,3 +202,11 @@ def test_a_run_in_a_bucket_is_refused_before_anything_is_written(tmp_path, monke
     with pytest.raises(ConfigError, match="Mount the bucket"):
         train(FIRST, "gs://bucket/run")
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_wait_for_hours_until_the_last_has_compiled(tmp_path, monkeypatch):
+    """JAX keeps programs of the first process alone: after a restart the others compile, and it waits."""
+    waits = {}
+    monkeypatch.setattr("t2i_jax.training.loop.barrier", lambda name, timeout=300: waits.update({name: timeout}))
+    assert train(dataclasses.replace(FIRST, steps=1), tmp_path) == 0
+    assert [timeout >= 4 * 3600 for name, timeout in waits.items() if "compiled" in name] == [True]

@@ -11,11 +11,13 @@ import pytest
 from t2i_jax.data.checks import TooManyBad
 from t2i_jax.parallel.mesh import Mesh, replicated, split_batch
 from t2i_jax.parallel.rules import shardings
+from t2i_jax.text import Tokenizer
 from t2i_jax.training import AdamW, Checkpoints, Limits, Muon, train
 from t2i_jax.training.checkpoint import load_meta, load_params, steps_saved
 from t2i_jax.training.midrun import MidrunError, midrun
 from t2i_jax.training.nonfinite import ways_back
 from t2i_jax.training.replay import begin_from, replay
+from t2i_jax.training.serialize import ConfigError
 from t2i_jax.training.state import init_state
 from t2i_jax.training.step import make_step
 from tests.training.test_loop import FIRST, equal, lines
@@ -88,6 +90,10 @@ def test_a_single_bad_batch_is_skipped_counted_and_can_be_replayed(tmp_path):
         again = replay(experiment, tmp_path, number)
         np.testing.assert_allclose(again.loss, straight[number - 1]["loss"], rtol=1e-6)
         assert again.first is None
+    (tmp_path / "tokenizer.model").unlink()
+    Tokenizer.train(["another vocabulary"] * 9, tmp_path / "tokenizer.model", 280)
+    with pytest.raises(ConfigError, match="tokenizer"):
+        replay(experiment, tmp_path, 3)
 
 
 def order_of(step):
