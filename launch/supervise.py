@@ -12,6 +12,7 @@ Python.
 """
 
 import argparse
+import contextlib
 import shlex
 import signal
 import subprocess
@@ -68,10 +69,9 @@ def supervise(command: list[str], restarts: int, wait: float, in_vain: int | Non
                 break
             pause, short = (wait, 0) if lasted > LONG_RUN else (pause, short + 1)
             if short == in_vain:
-                print(f"supervise: {short} attempts in a row ended early, the last with {code}", file=sys.stderr)
+                say(f"{short} attempts in a row ended early, the last with {code}")
                 return GAVE_UP
-            said = f"supervise: ended with {code} after {lasted:.0f} s; again in {pause:.0f} s"
-            print(said, file=sys.stderr, flush=True)
+            say(f"ended with {code} after {lasted:.0f} s; again in {pause:.0f} s")
             until = time.monotonic() + pause
             while time.monotonic() < until and not asked:
                 time.sleep(min(0.1, pause))
@@ -82,6 +82,12 @@ def supervise(command: list[str], restarts: int, wait: float, in_vain: int | Non
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
+
+
+def say(text: str) -> None:
+    """On stderr, if that can be written: a log on a full disk must not end what waits for room on it."""
+    with contextlib.suppress(OSError):
+        print(f"supervise: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

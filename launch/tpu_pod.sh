@@ -19,7 +19,8 @@
 # A command that ends with 64 (a wrong config), 65 (diverged) or 69 (launch/cascade.sh: a stage failed five times in a
 # row) is not tried again. A slice that gcloud refuses, or that fails three times before it is there, is 64 too. On a
 # slice that is there, five attempts in a row that end within SHORT seconds or can't be installed are enough: it is given
-# back, and the last one's code is the script's.
+# back, and the last one's code is the script's. A command that goes on where the connection broke is stopped (a training
+# saves) before it is started again. Ctrl-C ends this script alone: the slice stays, and the same call takes it up again.
 set -euo pipefail
 
 usage() {
@@ -96,7 +97,10 @@ create() {
         now=$(state)
         case $now in
         ACTIVE) return 0 ;;
-        FAILED | SUSPENDED | SUSPENDING | NONE) return 1 ;;
+        FAILED | SUSPENDED | SUSPENDING | NONE)
+            echo "launch/tpu_pod.sh: $name is $now: gcloud compute tpus queued-resources describe $name ${place[*]}" >&2
+            return 1
+            ;;
         esac
         sleep "$poll"
     done
@@ -113,8 +117,13 @@ each_slice() { # NAME of one node after the other
 on_all() { # a shell command on every host of every slice at once; the first bad exit code counts
     local node code=0 ended children=()
     while read -r node; do
-        call gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1" </dev/null &
-        children+=($!)
+        set -- "$1" gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1"
+        if [[ -n $dry ]]; then
+            call "${@:2}"
+        else
+            "${@:2}" </dev/null & # itself, so that a signal can be told to it
+            children+=($!)
+        fi
     done < <(each_slice)
     for child in "${children[@]}"; do
         ended=0
@@ -155,6 +164,14 @@ run() {
     on_all "cd t2i_jax && IN_VAIN=5 PATH=\$PWD/.venv/bin:\$PATH ${words% }"
 }
 
+stop() { # Ctrl-C or SIGTERM, during all
+    trap - INT TERM
+    jobs -pr | xargs -r kill 2>/dev/null || true
+    echo "launch/tpu_pod.sh: stopped. $name stays, asked for or paid for, and so does what runs on it. The same call" \
+        "takes it up again; launch/tpu_pod.sh $name delete gives it back" >&2
+    exit "$1"
+}
+
 delete() { call gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet; }
 
 give_back() { delete || echo "launch/tpu_pod.sh: $name is not given back; try: launch/tpu_pod.sh $name delete" >&2; }
@@ -172,6 +189,8 @@ run)
 all)
     (($# > 0)) || usage
     pin
+    trap 'stop 130' INT
+    trap 'stop 143' TERM
     failed=0 vain=0
     while true; do
         code=0 installed="" now=""
@@ -192,7 +211,7 @@ all)
             long=""
             if [[ -n $installed ]]; then
                 SECONDS=0
-                run "$@" || code=$?
+                run bash launch/tpu_run.sh "$@" || code=$?
                 ((SECONDS < short)) || long=yes
             fi
             if [[ -n $dry ]] || ((code == 0 || code == 64 || code == 65 || code == 69)); then

@@ -102,6 +102,8 @@ def plan(args: list[str]) -> int:
     for option, number, least in (("slices", slices, 1), ("search", trials, 0), ("sample", captions, 0)):
         if not number.isdigit() or int(number) < least:
             raise UsageError(f"--{option} {number}: a whole number of at least {least}")
+    if int(trials) and int(captions):
+        raise UsageError("--search looks for ways to train; for --sample try --mesh.model 1, 2, 4 ... one by one")
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for a TPU
     from t2i_jax.parallel.mesh import Mesh
     from t2i_jax.planning import plan_painting, plan_training, report

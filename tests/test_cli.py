@@ -152,3 +152,8 @@ def test_a_missing_wandb_is_said_before_anything_is_computed(tmp_path, capsys):
     assert main(["train", str(config), "--run", str(tmp_path / "run"), "--reports.wandb", "mine"]) == USAGE
     assert "pip install wandb" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_and_a_plan_of_painting_do_not_go_together(capsys):
+    assert main(["plan", "configs/emoji", "--sample", "4", "--search", "2"]) == USAGE
+    assert "--search looks for ways to train" in capsys.readouterr().err

@@ -47,7 +47,8 @@ def examine(experiment: Experiment, run: str | Path) -> list[str]:
     for number, one in enumerate(reports):
         _print(
             f"process {number} on {one['host']}: {one['devices']}, {one['memory'] / 2**30:.0f} GiB of memory, "
-            f"{one['disk'] / 2**30:.0f} GiB of disk free, jax {one['versions']['jax']}, data {one['data'][:12]}"
+            f"{one['disk'] / 2**30:.0f} GiB of disk free, clock {one['clock'] - reports[0]['clock']:+.1f} s, "
+            f"jax {one['versions']['jax']}, data {one['data'][:12]}"
         )
     for text in wrong:
         _print(f"WRONG: {text}")

@@ -88,6 +88,13 @@ def test_the_exit_code_decides_whether_to_try_again(code, tries, last, tmp_path)
     assert done.returncode == last and (tmp_path / "tries").read_text() == "x\n" * tries
 
 
+def test_a_log_on_a_full_disk_does_not_end_the_supervision(tmp_path):
+    script = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) = 3 ] || exit 74"
+    command = [sys.executable, LAUNCH / "supervise.py", "--wait", "0", "--", "sh", "-c", script]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stderr=full, timeout=30).returncode == 0
+
+
 def test_short_attempts_in_a_row_are_enough_where_so_many_are_said(tmp_path, recorder):
     done = supervised("--wait", "0", "--in-vain", "3", command=["sh", "-c", f"echo x >> {tmp_path}/tries; exit 1"])
     assert done.returncode == 69 and (tmp_path / "tries").read_text() == "x\n" * 3

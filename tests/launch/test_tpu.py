@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,44 @@ def test_a_host_that_gets_no_python_ends_it(host, gcloud):
     assert done.returncode == 64 and "python3.11-venv" in done.stderr and not installed
     assert train(gcloud(["ACTIVE"], [], installs=[64])).returncode == 64
     assert gcloud.calls() == ["create", "describe", "scp", "tpu_host.sh", "delete"]
+
+
+def test_a_command_that_an_earlier_call_left_is_stopped_and_waited_for(tmp_path):
+    first = f"trap 'sleep 1; echo saved >> {tmp_path}/told; exit 75' TERM; echo up; while :; do sleep 0.05; done"
+    home = os.environ | {"HOME": str(tmp_path)}
+    left = subprocess.Popen(
+        ["bash", LAUNCH / "tpu_run.sh", "bash", "-c", first], env=home, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert left.stdout.readline() == "up\n"
+        done = run("bash", LAUNCH / "tpu_run.sh", "sh", "-c", f"echo again >> {tmp_path}/told", HOME=str(tmp_path))
+        assert done.returncode == 0 and left.wait(5) == 75
+        assert (tmp_path / "told").read_text() == "saved\nagain\n"
+        assert run("bash", LAUNCH / "tpu_run.sh", "sh", "-c", "exit 7", HOME=str(tmp_path)).returncode == 7
+    finally:
+        left.kill()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_that_the_slice_stays(gcloud, tmp_path, number, code):
+    environment = gcloud(["ACTIVE"], [])
+    waits = GCLOUD.format(root=tmp_path).replace('exit "$(next codes)"', "exec sleep 50")
+    (tmp_path / "gcloud").write_text(waits)
+    words = [LAUNCH / "tpu_pod.sh", "mine", "all", "t2i", "train"]
+    process = subprocess.Popen(words, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 30
+        while not (tmp_path / "calls").exists() or "t2i train" not in gcloud.text():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == code and "launch/tpu_pod.sh mine delete gives it back" in said
+    assert "delete" not in gcloud.calls()
+
+
+def test_a_slice_that_does_not_come_is_said(gcloud):
+    done = run(LAUNCH / "tpu_pod.sh", "mine", "create", **gcloud(["FAILED"], []))
+    assert done.returncode == 1 and "mine is FAILED" in done.stderr

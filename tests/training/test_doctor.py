@@ -77,7 +77,7 @@ def test_a_file_system_that_cannot_rename_folders_is_refused_by_doctor_and_a_tra
 def test_every_axis_is_measured(tmp_path, capsys):
     examine(FIRST, tmp_path)
     text = capsys.readouterr().out
-    assert "process 0 on " in text and "8 x cpu" in text
+    assert "process 0 on " in text and "8 x cpu" in text and "clock +0.0 s" in text
     assert "all-reduce over data (2)" in text and "all-reduce over model (4)" in text
     assert "over replica" not in text and bandwidth(Mesh(data=8).build(jax.devices()), "data", 2**10) > 0
 
