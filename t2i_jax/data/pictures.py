@@ -68,7 +68,7 @@ def decode(data: bytes, at_least: tuple[int, int] | None = None, max_pixels: int
 
 def _decoded(picture: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
     try:
-        turned = _is_turned(picture)
+        turned = orientation(picture) != 1
         if at_least and picture.format == "JPEG":
             picture.draft(None, (max(at_least),) * 2 if turned else at_least[::-1])
         if turned:
@@ -108,16 +108,17 @@ def is_plain(header: Image.Image) -> bool:
         header.format in ("PNG", "JPEG")
         and header.mode in ("1", "L", "P", "RGB")
         and not header.has_transparency_data
-        and not _is_turned(header)
+        and orientation(header) == 1
         and getattr(header, "n_frames", 1) == 1
     )
 
 
-def _is_turned(header: Image.Image) -> bool:
+def orientation(header: Image.Image) -> int:
+    """EXIF's number of how the picture is to be turned; 1, as it stands, where it says nothing that can be read."""
     try:
-        return "exif" in header.info and header.getexif().get(0x0112, 1) != 1
+        return header.getexif().get(0x0112, 1) if "exif" in header.info else 1
     except _ERRORS:  # broken EXIF, which viewers pass over as well
-        return False
+        return 1
 
 
 def fit(picture: Image.Image | np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from t2i_jax.data.dataset import Dataset
-from t2i_jax.data.pictures import BadPicture, open_header
+from t2i_jax.data.pictures import BadPicture, open_header, orientation
 
 _CHUNK = 1024
-_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = (5, 6, 7, 8)
 
 
@@ -64,11 +63,7 @@ def size_of(image: bytes) -> tuple[int, int]:
     except BadPicture:
         return 0, 0
     width, height = header.size
-    return (width, height) if _on_its_side(header) else (height, width)
-
-
-def _on_its_side(header) -> bool:
-    return "exif" in header.info and header.getexif().get(_ORIENTATION, 1) in _ON_THEIR_SIDE
+    return (width, height) if orientation(header) in _ON_THEIR_SIDE else (height, width)
 
 
 def _write(path: Path, table: np.ndarray) -> None:

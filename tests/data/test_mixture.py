@@ -8,6 +8,7 @@ import pytest
 from t2i_jax.data import Data, batches, load_data, load_dataset
 from t2i_jax.data.build import build
 from t2i_jax.data.deal import deal_of
+from t2i_jax.data.pictures import canonical
 from t2i_jax.data.sizes import size_of, sizes
 from t2i_jax.text import Tokenizer
 from tests.data.conftest import fill, picture
@@ -164,6 +165,12 @@ def test_a_turned_picture_counts_as_it_is_shown_and_rubbish_as_unknown():
     assert size_of(picture(0, (40, 20), "JPEG")) == (20, 40)
     assert size_of(picture(0, (40, 20), "JPEG", exif=exif)) == (40, 20)
     assert size_of(b"rubbish") == (0, 0)
+
+
+def test_a_picture_with_broken_exif_that_a_build_takes_counts_as_it_stands():
+    image = picture(0, (40, 20), exif=b"Exif\0\0garbage")
+    assert canonical(image) == (image, (20, 40))
+    assert size_of(image) == (20, 40)
 
 
 @pytest.mark.parametrize("fields, says", [
