@@ -285,7 +285,10 @@ def data(args: list[str]) -> int:
     from t2i_jax.data import commands
 
     functions = {"build": commands.build, "tokenizer": commands.tokenizer, "inspect": commands.inspect}
-    result = tyro.extras.subcommand_cli_from_dict(functions, args=args, prog="t2i data")
+    try:
+        result = tyro.extras.subcommand_cli_from_dict(functions, args=args, prog="t2i data")
+    except (FileExistsError, BlockingIOError) as error:  # OUT is built already, or just now
+        raise UsageError(error) from error
     return result if isinstance(result, int) else 0
 
 

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from t2i_jax.cli import USAGE, main
 from t2i_jax.data import arrays, commands, load_dataset, sources
 from t2i_jax.data.build import build
 from t2i_jax.data.choose import Choice
@@ -214,6 +216,19 @@ def test_the_commands_build_tokenise_and_show(tmp_path, capsys):
     assert re.search(r"examples\W+9 in ", said)
     assert "9 PNG RGB" in said
     assert "tokens a caption" in said
+
+
+def test_the_command_says_in_a_line_that_its_data_set_is_there_or_being_built(tmp_path, capsys):
+    folder, out = folder_of(tmp_path / "in", 1), tmp_path / "out"
+    args = ["data", "build", str(folder), "--out", str(out), "--workers", "1"]
+    (out / ".1.0.0.part").mkdir(parents=True)
+    with (out / ".1.0.0.part" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(args) == USAGE
+    assert f"t2i data: another process is building {out}; wait for it" in capsys.readouterr().err
+    assert main(args) == 0
+    assert main(args) == USAGE
+    assert f"t2i data: {out / '1.0.0'} is there already; give another version" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_not_rgb_is_stored_as_it_is_when_every_reader_agrees(tmp_path):
