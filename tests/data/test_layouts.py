@@ -1,10 +1,14 @@
 """Folders as img2dataset and Hugging Face leave them, and names and texts that a source must not misread."""
 
+from itertools import islice
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 
 from t2i_jax.data.build import build
+from t2i_jax.data.sources.raw import files_below
 from t2i_jax.data.sources.tfrecord import records
 from tests.data.conftest import fill, picture
 from tests.data.test_sources import read, sample, tar_of, tfrecord_of
@@ -76,3 +80,13 @@ def test_a_build_writes_to_no_address(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="out=gs://bucket/mine: a build writes to a file system"):
         build(tmp_path / "in", "gs://bucket/mine")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_links_are_followed_except_to_a_folder_that_they_stand_in(tmp_path):
+    home = fill(tmp_path / "in", {"a/x.jpg": picture(1), "a/x.txt": "one", "b/y.jpg": picture(2), "b/y.txt": "two"})
+    fill(tmp_path / "out", {"z.jpg": picture(3), "z.txt": "three"})
+    links = {"loop": ".", "up": "..", "a/back": "..", "a/other": "../b", "b/other": "../a", "c": "../out"}
+    for name, to in links.items():
+        (home / name).symlink_to(to)
+    found = [name for name in islice(files_below(epath.Path(home)), 99) if name.endswith("jpg")]
+    assert found == ["a/other/y.jpg", "a/x.jpg", "b/other/x.jpg", "b/y.jpg", "c/z.jpg"]

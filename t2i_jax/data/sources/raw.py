@@ -7,10 +7,12 @@ be used is a BadPicture with a countable reason, not an exception that ends the 
 
 import json
 import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from etils import epath
 
@@ -133,18 +135,32 @@ def texts_in(row: Mapping, names: Sequence[str] = KEPT_TEXTS) -> dict[str, str]:
 
 
 def files_below(path: epath.Path) -> Iterator[str]:
-    """Names of all files below a folder, relative to it, sorted part by part. Hidden ones are left out."""
+    """Names of all files below a folder, relative to it, sorted part by part. Hidden ones are left out, and so are
+    links to a folder that they stand in, which would have no end."""
+    return _files_below(path, ())
+
+
+def _files_below(path: epath.Path, above: tuple[Path, ...]) -> Iterator[str]:
+    """``above``: the real folders through which the walk came here."""
     folders, files = [], []
     for entry in path.iterdir():
         if entry.name.startswith("."):
             continue
         (folders if entry.is_dir() else files).append(entry.name)
-    folders = set(folders)
+    folders, above = set(folders), (*above, Path(os.path.realpath(path)))
     for name in sorted([*folders, *files]):
         if name in folders:
-            yield from (f"{name}/{inner}" for inner in files_below(path / name))
+            if not _leads_back(path / name, above):
+                yield from (f"{name}/{inner}" for inner in _files_below(path / name, above))
         elif (path / name).is_file():  # no pipe, no device
             yield name
+
+
+def _leads_back(folder: epath.Path, above: tuple[Path, ...]) -> bool:
+    if not os.path.islink(folder):  # nor is anything in an object store
+        return False
+    real = Path(os.path.realpath(folder))
+    return any(one.is_relative_to(real) for one in above)
 
 
 def read_file(path: epath.Path, most: int) -> bytes:
