@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from t2i_jax.data.build import build
+from t2i_jax.data.form import serialize
 from t2i_jax.data.sources.raw import files_below
 from t2i_jax.data.sources.tfrecord import records
 from tests.data.conftest import fill, picture
@@ -22,8 +23,6 @@ def addresses(path):
 
 @pytest.mark.parametrize("kind", ["tar", "tfrecord", "folder"])
 def test_tables_beside_what_img2dataset_wrote_are_passed_over(kind, tmp_path):
-    from t2i_jax.data.form import serialize
-
     addresses(tmp_path / "00000.parquet")
     if kind != "folder":
         fill(tmp_path, {"00.jpg": picture(9)})  # by chance
@@ -90,3 +89,23 @@ def test_links_are_followed_except_to_a_folder_that_they_stand_in(tmp_path):
         (home / name).symlink_to(to)
     found = [name for name in islice(files_below(epath.Path(home)), 99) if name.endswith("jpg")]
     assert found == ["a/other/y.jpg", "a/x.jpg", "b/other/x.jpg", "b/y.jpg", "c/z.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord", "tar"])
+def test_a_folder_named_as_a_split_is_one_and_its_keys_are_its_own(kind, tmp_path):
+    places = ["0000", "test/0000", "train/0000", "things/0000", "test/x-val"]
+    for number, place in enumerate(places):
+        path, row = tmp_path / f"{place}.{kind}", {"image": picture(number), "caption": f"thing {number}"}
+        path.parent.mkdir(exist_ok=True)
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist([row]), path)
+        elif kind == "tfrecord":
+            tfrecord_of(path, [serialize(row)])
+        else:
+            tar_of(path, sample(number))
+    good, bad = read(tmp_path)
+    assert bad == []
+    ends = [f"/{i:09d}" if kind == "tar" else "-00000000" for i in range(len(places))]
+    splits = ["train", "test", "train", "train", "val"]
+    wanted = {place + end: split for place, end, split in zip(places, ends, splits)}
+    assert {item.key: item.split for item in good} == wanted

@@ -1,9 +1,9 @@
 """Parquet tables with the pictures' bytes inside: in ``image`` (or ``image.bytes``, as Hugging Face writes it, or
 ``jpg``, ``image_bytes`` and so on), with a column ``captions``, ``caption``, ``text`` or ``TEXT``.
 
-The split is what a file's name ends in (``things-val.parquet``), else "train". Further columns of text come along, and
-columns of numbers (LAION's similarity, AESTHETIC_SCORE, punsafe ...) are there to choose by. Tables that hold only
-addresses, such as LAION's, are refused: no address is ever fetched here.
+The split is what a file's name ends in (``things-val.parquet``), or its folder's (``val/0000.parquet``), else "train".
+Further columns of text come along, and columns of numbers (LAION's similarity, AESTHETIC_SCORE, punsafe ...) are there
+to choose by. Tables that hold only addresses, such as LAION's, are refused: no address is ever fetched here.
 """
 
 from collections.abc import Iterator
@@ -60,12 +60,12 @@ class Parquet(raw.Source):
 
     def read(self, unit: raw.Unit) -> Iterator[raw.Found]:
         path = self.path / unit.path
-        number = unit.first
+        name, number = unit.path or path.name, unit.first
         try:
             with path.open("rb") as stream:
                 for row in _rows(_open(stream), unit.first, unit.last):
                     try:
-                        item = _picture(path, number, row)
+                        item = _picture(name, number, row)
                     except BadPicture as error:
                         item = error
                     yield f"{path.name} row {number}", item
@@ -126,11 +126,10 @@ def _as_row(one) -> dict:
         return {"": error}
 
 
-def _picture(path: epath.Path, number: int, row: dict) -> raw.Raw:
+def _picture(name: str, number: int, row: dict) -> raw.Raw:
     if "" in row and isinstance(row[""], UnicodeDecodeError):
         raise BadPicture("caption is not UTF-8", str(row[""]))
-    name = next((name for name in raw.PICTURE_NAMES if row.get(name) is not None), None)
-    image = row.pop(name, None)
+    image = row.pop(next((n for n in raw.PICTURE_NAMES if row.get(n) is not None), None), None)
     image = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(image, bytes):
         raise BadPicture("missing picture", f"no bytes in a column image; columns: {', '.join(row)}")
@@ -138,9 +137,8 @@ def _picture(path: epath.Path, number: int, row: dict) -> raw.Raw:
         raise BadPicture("too many bytes", f"{len(image)}")
     captions = raw.captions_in(row)
     more = {k: v for k, v in row.items() if _is_text(v) and k not in ("key", raw.caption_name(row))}
-    stem = path.name.removesuffix(".parquet")
-    key = str(row.get("key") or f"{stem}-{number:08d}")
-    return raw.Raw(key, raw.split_of(path.name), image, captions, more, raw.scores_in(row))
+    key = str(row.get("key") or f"{name.removesuffix('.parquet')}-{number:08d}")
+    return raw.Raw(key, raw.split_of(name), image, captions, more, raw.scores_in(row))
 
 
 def _is_text(value: object) -> bool:

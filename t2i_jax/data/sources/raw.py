@@ -79,9 +79,12 @@ class Source(ABC):
 
 
 def split_of(name: str) -> str:
-    """The split that a file's name ends in ("things-val-00000-of-00002.parquet": val), else train."""
-    found = _SPLIT.search(_SHARD.sub("", name))
-    return found.group(1) if found else "train"
+    """The split that a file's name ends in ("things-val-00000-of-00002.parquet": val), else its folder's
+    ("val/0000.parquet"), else train."""
+    for part in name.split("/")[:-3:-1]:
+        if found := _SPLIT.search(_SHARD.sub("", part)):
+            return found.group(1)
+    return "train"
 
 
 def as_text(data: bytes) -> str:

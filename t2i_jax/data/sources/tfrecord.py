@@ -28,7 +28,7 @@ def is_tfrecord(name: str) -> bool:
 @dataclass(frozen=True)
 class TFRecord(raw.Source):
     """A file, or a folder of them, sorted by name; each is one piece of work. The split is what the name ends in
-    ("things-val.tfrecord-00000-of-00010"), else "train"."""
+    ("things-val.tfrecord-00000-of-00010"), or its folder's, else "train"."""
 
     path: epath.Path
 
@@ -43,7 +43,7 @@ class TFRecord(raw.Source):
                 try:
                     if isinstance(record, BadPicture):
                         raise record
-                    yield f"{path.name} record {number}", _picture(path.name, number, record)
+                    yield f"{path.name} record {number}", _picture(unit.path or path.name, number, record)
                 except BadPicture as error:
                     yield f"{path.name} record {number}", error
 
@@ -90,8 +90,9 @@ def _picture(name: str, number: int, record: bytes) -> raw.Raw:
     lists = {n: [raw.as_text(v) for v in vs] for n, vs in features.items() if _is_text(n, vs)}
     row = {n: vs[0] for n, vs in features.items() if len(vs) == 1 and not isinstance(vs[0], bytes)}
     row |= {n: vs[0] if len(vs) == 1 else vs for n, vs in lists.items()}
-    stem = name.replace(".tfrecord", "").replace(".tfrec", "")
-    key = str(row.get("key") or row.get("image/filename") or f"{stem}-{number:08d}")
+    folder, slash, last = name.rpartition("/")
+    stem = last.replace(".tfrecord", "").replace(".tfrec", "")
+    key = str(row.get("key") or row.get("image/filename") or f"{folder}{slash}{stem}-{number:08d}")
     return raw.Raw(key, raw.split_of(name), image, raw.captions_in(row), raw.texts_in(row), raw.scores_in(row))
 
 

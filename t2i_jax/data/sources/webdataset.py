@@ -34,7 +34,7 @@ class _Sample:
 @dataclass(frozen=True)
 class WebDataset(raw.Source):
     """A tar, or a folder of them, sorted by name; each is one piece of work. The split is what a tar's name ends in
-    ("things-val-000.tar" has none: "train")."""
+    ("things-val-000.tar" has none), or its folder's, else "train"."""
 
     path: epath.Path
 
@@ -45,7 +45,7 @@ class WebDataset(raw.Source):
     def read(self, unit: raw.Unit) -> Iterator[raw.Found]:
         path = self.path / unit.path
         # keys repeat from tar to tar where they were not made by img2dataset
-        prefix, split = (unit.path.removesuffix(".tar") or path.name.removesuffix(".tar")), raw.split_of(path.name)
+        prefix, split = (unit.path or path.name).removesuffix(".tar"), raw.split_of(unit.path or path.name)
         sample, others = None, {}
 
         def wanted(name: str) -> int:
