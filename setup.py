@@ -23,6 +23,7 @@ CORE = [
     f"tensorflow>=2.21,<2.22; {FULL_BUILD}",
     "tensorflow-datasets>=4.9.10,<5",
     "array-record>=0.8.3",
+    "importlib_resources>=6",  # what TFDS prepares a data set with, and does not ask for
     "etils[epath]>=1.9",
     "numpy>=2.1",
     "pillow>=11",

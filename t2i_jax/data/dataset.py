@@ -134,7 +134,7 @@ def load_dataset(name: str | os.PathLike, split: str = "train") -> Dataset:
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
             f"{directory} is in {builder.info.file_format.value} files, which have no random access. Convert it: "
-            f"`tfds convert_format --dataset_dir={directory} --out_file_format=array_record --out_dir=DIR`"
+            f"`t2i data build {directory} --out DIR`, and give DIR instead"
         )
     features = builder.info.features
     captions = [n for n in ("captions", "caption", "text") if n in features]
@@ -176,7 +176,8 @@ def _find(name: str) -> Path:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise FileNotFoundError(
         f"no data set {name!r}: it is neither {', '.join(EMBEDDED)}, nor a directory, nor prepared in {home}.{hint} "
-        f"If TFDS has it, `tfds build {name} --file_format=array_record` downloads and prepares it."
+        f'If TFDS has it, this downloads and prepares it: `python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"`"
     )
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from PIL import Image
 from t2i_jax.data import arrays, load_dataset
 from t2i_jax.data.build import build
 from t2i_jax.data.dataset import DAMAGE, EMBEDDED
+from tests.data.conftest import fill, folder_of, picture
+from tests.data.test_sources import tfrecord_of
 
 HOME = EMBEDDED["emoji64"]
 COUNTS = {"train": 6769, "val_pair": 307, "val_concept": 314}
@@ -152,7 +155,7 @@ def test_of_a_file_that_is_gone_or_cut_no_record_is_made_up(fault, tmp_path):
     "name, error, says",
     [
         ("emoji46", FileNotFoundError, "Did you mean 'emoji64'"),
-        ("coco_captions/2014", FileNotFoundError, "tfds build coco_captions/2014 --file_format=array_record"),
+        ("coco_captions/2014", FileNotFoundError, r"builder\('coco_captions/2014', file_format='array_record'\)"),
         ("./nowhere", FileNotFoundError, "no such directory"),
         ("/nowhere/at all", FileNotFoundError, "no such directory"),
         ("pictures", ValueError, "t2i data build .*pictures --out"),
@@ -171,6 +174,48 @@ def test_what_is_no_data_set_is_refused_with_the_fix(name, error, says, tmp_path
     (tmp_path / "file.txt").touch()
     with pytest.raises(error, match=says):
         load_dataset(name)
+
+
+BUILDER = """
+import tensorflow_datasets as tfds
+
+class Tiny(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({"image": tfds.features.Image(), "caption": tfds.features.Text()})
+        )
+
+    def _split_generators(self, downloads):
+        return {"train": [(0, {"image": "0.png", "caption": "a thing"})]}
+
+    _generate_examples = None
+"""
+
+
+def test_the_call_that_is_advised_for_a_name_of_tfds_prepares_what_the_name_then_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    with pytest.raises(FileNotFoundError) as told:
+        load_dataset("tiny")
+    call = re.search(r'`python -c "(.+)"`', str(told.value))[1]
+    code = fill(tmp_path / "code", {"0.png": picture(0), "tiny/__init__.py": "", "tiny/tiny.py": BUILDER})
+    subprocess.run([sys.executable, "-c", f"import tiny.tiny; {call}"], cwd=code, check=True, capture_output=True)
+    (record,) = load_dataset("tiny").records([0])
+    assert (record["image"], record["captions"]) == (picture(0), ["a thing"])
+
+
+def test_the_build_that_is_advised_for_tfrecord_files_of_tfds_keeps_pictures_and_captions(tmp_path):
+    build(folder_of(tmp_path / "in", 3), tmp_path / "set")
+    whole = load_dataset(tmp_path / "set")
+    home = fill(tmp_path / "tfds", {path.name: path.read_bytes() for path in whole.directory.glob("*.json")})
+    info = home / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    tfrecord_of(home / "set-train.tfrecord-00000-of-00001", whole.source.read(range(3)))
+    with pytest.raises(ValueError, match=f"`t2i data build {home} --out DIR`"):
+        load_dataset(home)
+    build(home, tmp_path / "out")
+    assert load_dataset(tmp_path / "out").records(range(3)) == whole.records(range(3))
 
 
 def test_an_unknown_split_names_those_there_are():
