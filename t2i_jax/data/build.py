@@ -68,7 +68,8 @@ def build(
     """Convert ``source``, whatever sources.source_of knows, to a data set in ``out/version``.
 
     Args:
-      source: folder of pictures with .txt or metadata.jsonl; .parquet, .tar or .tfrecord file or folder of them.
+      source: folder of pictures with .txt or metadata.jsonl; .parquet, .tar or .tfrecord file or folder of them; TFDS
+        directory, or name that is prepared here.
       out: directory of the data set, local or mounted; its last part is the name unless ``name`` is given.
       name: name of the data set: lower-case letters, digits and underscores.
       version: three numbers; an existing version is never overwritten.
@@ -134,7 +135,7 @@ def build(
             )
             for split, of in files.items()
         }
-        text = description or f"Built from {origin.path.name}."
+        text = description or f"Built from {origin.name}."
         form.write_metadata(whole, name, version, splits, found.fields, (*found.shape, 3), text)
         shutil.copyfile(part / SKIPPED, whole / SKIPPED)
         facts = {"name": name, "version": version, "captions": found.captions, "skipped": reasons}

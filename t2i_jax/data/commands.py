@@ -45,7 +45,7 @@ def build(
     Args:
         source: Folder of pictures, each with a .txt of the same name, one caption a line, or with a metadata.jsonl;
             or WebDataset .tar, .parquet or .tfrecord files: one, or a folder of them. A local path, or what
-            etils.epath opens.
+            etils.epath opens. Or a data set: a directory of TFDS form, or a TFDS name prepared on this machine.
         out: Directory of the data set; give it to --data.dataset afterwards.
         name: Name of the data set; default: the last part of OUT.
         version: Three numbers with dots.

@@ -127,7 +127,7 @@ def load_dataset(name: str | os.PathLike, split: str = "train") -> Dataset:
     """
     import tensorflow_datasets as tfds
 
-    directory = _find(os.fspath(name))
+    directory = find(os.fspath(name))
     builder = tfds.builder_from_directory(directory)
     if not set(_bases(split)) <= set(builder.info.splits):
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
@@ -154,13 +154,13 @@ def _bases(split: str) -> list[str]:
     return [part.split("[")[0].strip() for part in split.split("+")]
 
 
-def _find(name: str) -> Path:
-    """The TFDS directory, the one that holds dataset_info.json."""
+def find(name: str) -> Path:
+    """The directory, the one that holds dataset_info.json, of a data set that is given as to ``load_dataset``."""
     if name in EMBEDDED:
-        return _newest(EMBEDDED[name])
+        return newest(EMBEDDED[name])
     path = Path(name).expanduser()
     if path.is_dir():
-        if found := _newest(path):
+        if found := newest(path):
             return found
         _refuse_folder(path)
     if path.exists():
@@ -168,7 +168,7 @@ def _find(name: str) -> Path:
     home = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if _NAME.match(name):
         base, _, version = name.partition(":")
-        if (home / base).is_dir() and (found := _newest(home / base, version)):
+        if (home / base).is_dir() and (found := newest(home / base, version)):
             return found
     if not _NAME.match(name) or name.startswith("."):
         raise FileNotFoundError(f"no data set at {path}: there is no such directory")
@@ -181,7 +181,7 @@ def _find(name: str) -> Path:
     )
 
 
-def _newest(path: Path, version: str = "") -> Path | None:
+def newest(path: Path, version: str = "") -> Path | None:
     """``path`` itself or its newest version, whichever holds a data set."""
     if (path / "dataset_info.json").is_file():
         return path

@@ -4,20 +4,23 @@
     for unit in source.units():
         for where, item in source.read(unit):        # a Raw, or a BadPicture that says why not
 
-Local paths, and all that etils.epath opens (gs://, s3://, az://, hf:// with the packages that these need). A source
-is cut into units, which depend on its content alone, so that processes or machines can share the work and always agree.
+Local paths, all that etils.epath opens (gs://, s3://, az://, hf:// with the packages that these need), and, where no
+path is so called, the name of what TFDS prepared on this machine. A source is cut into units, which depend on its
+content alone, so that processes or machines can share the work and always agree.
 """
 
 import os
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from etils import epath
 
+from t2i_jax.data.dataset import find, newest
 from t2i_jax.data.pictures import SUFFIXES
 from t2i_jax.data.sources.folder import Folder
 from t2i_jax.data.sources.imagefolder import METADATA, ImageFolder
 from t2i_jax.data.sources.parquet import Parquet
 from t2i_jax.data.sources.raw import Raw, Source, Unit, files_below
+from t2i_jax.data.sources.tfds import TFDS, is_array_record
 from t2i_jax.data.sources.tfrecord import TFRecord, is_tfrecord
 from t2i_jax.data.sources.webdataset import WebDataset
 
@@ -32,7 +35,12 @@ def source_of(path: str | os.PathLike) -> Source:
     except ImportError as error:
         raise ValueError(f"{path} can't be opened: {error} (pip install it beside t2i_jax)") from error
     if not found:
-        raise FileNotFoundError(f"no such folder or file: {path}")
+        try:
+            path = epath.Path(find(os.fspath(path)))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"no such folder or file: {path}, nor has TFDS prepared a data set of that name on this machine"
+            ) from error
     if not path.is_dir():
         if kind := _kind(path.name):
             return kind(path.parent if kind is ImageFolder else path)
@@ -40,6 +48,8 @@ def source_of(path: str | os.PathLike) -> Source:
             f"{path} is neither a folder nor a .parquet file, nor a .tar, .tfrecord or {METADATA}; "
             "compressed ones are to be unpacked first"
         )
+    if "://" not in os.fspath(path) and (home := newest(Path(path))) and is_array_record(home):
+        return TFDS(epath.Path(home))
     if (path / METADATA).is_file():
         return ImageFolder(path)
     picture = table = False

@@ -69,6 +69,11 @@ class Source(ABC):
 
     path: epath.Path
 
+    @property
+    def name(self) -> str:
+        """What it is called in a description."""
+        return self.path.name
+
     @abstractmethod
     def units(self) -> Iterator[Unit]:
         """The pieces of work."""
