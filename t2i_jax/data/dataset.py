@@ -168,8 +168,16 @@ def find(name: str) -> Path:
     home = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if _NAME.match(name):
         base, _, version = name.partition(":")
-        if (home / base).is_dir() and (found := newest(home / base, version)):
-            return found
+        if (home / base).is_dir():
+            if found := newest(home / base, version):
+                return found
+            below = (one for one in sorted((home / base).iterdir()) if one.is_dir())
+            configs = {one.name: found for one in below if (found := newest(one, version))}
+            if len(configs) > 1:
+                choice = ", ".join(f"{base}/{one}" for one in configs)
+                raise ValueError(f"{name} is prepared in several configurations; name one: {choice}")
+            if configs:
+                return next(iter(configs.values()))
     if not _NAME.match(name) or name.startswith("."):
         raise FileNotFoundError(f"no data set at {path}: there is no such directory")
     close = difflib.get_close_matches(name, EMBEDDED)

@@ -103,6 +103,13 @@ def test_a_prepared_tfds_name_is_found_and_its_newest_version_taken(tmp_path, mo
     assert load_dataset("things").directory.name == "10.0.0"
     assert load_dataset("things:9.0.0").directory.name == "9.0.0"
     assert len(load_dataset("things")) == 3
+    kinds = tmp_path / "home" / "kinds"  # as TFDS's coco_captions has 2014
+    build(folder, kinds / "small", version="1.0.0")
+    assert load_dataset("kinds").directory == kinds / "small" / "1.0.0"
+    build(folder, kinds / "large", version="1.0.0")
+    with pytest.raises(ValueError, match="kinds/large, kinds/small"):
+        load_dataset("kinds")
+    assert load_dataset("kinds/small").directory == kinds / "small" / "1.0.0"
 
 
 def test_a_digest_without_a_manifest_follows_the_content(tmp_path):
