@@ -25,8 +25,8 @@ from t2i_jax.training.run import Run
 from t2i_jax.training.unusable import Unusable
 
 PREPARATION = 24 * 3600
-"""Seconds that the other processes wait for the first one at most, which reads the headers of all pictures, where there
-are buckets, and captions for the tokenizer: minutes for millions of examples, hours for a billion."""
+"""Seconds that processes wait at most for one that has much to do: for the first, which reads the headers of all
+pictures, where there are buckets, and captions for the tokenizer (hours for a billion); for the last to compile."""
 _SAMPLE, _CHUNK = 200_000, 128
 
 
