@@ -9,6 +9,7 @@ from etils import epath
 
 from t2i_jax.data.build import build
 from t2i_jax.data.form import serialize
+from t2i_jax.data.sources import source_of
 from t2i_jax.data.sources.raw import files_below
 from t2i_jax.data.sources.tfrecord import records
 from tests.data.conftest import fill, picture
@@ -109,3 +110,6 @@ def test_a_folder_named_as_a_split_is_one_and_its_keys_are_its_own(kind, tmp_pat
     splits = ["train", "test", "train", "train", "val"]
     wanted = {place + end: split for place, end, split in zip(places, ends, splits)}
     assert {item.key: item.split for item in good} == wanted
+    source = source_of(tmp_path)
+    said = [where for unit in source.units() for where, _ in source.read(unit)]
+    assert all(any(where.startswith(f"{place}.{kind}") for where in said) for place in places)

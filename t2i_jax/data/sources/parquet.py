@@ -68,10 +68,10 @@ class Parquet(raw.Source):
                         item = _picture(name, number, row)
                     except BadPicture as error:
                         item = error
-                    yield f"{path.name} row {number}", item
+                    yield f"{name} row {number}", item
                     number += 1
         except BadPicture as error:
-            yield f"{path.name} from row {number}", error
+            yield f"{name} from row {number}", error
 
 
 def _open(stream):

@@ -38,14 +38,15 @@ class TFRecord(raw.Source):
 
     def read(self, unit: raw.Unit) -> Iterator[raw.Found]:
         path = self.path / unit.path
+        name = unit.path or path.name
         with path.open("rb") as file:
             for number, record in enumerate(records(file)):
                 try:
                     if isinstance(record, BadPicture):
                         raise record
-                    yield f"{path.name} record {number}", _picture(unit.path or path.name, number, record)
+                    yield f"{name} record {number}", _picture(name, number, record)
                 except BadPicture as error:
-                    yield f"{path.name} record {number}", error
+                    yield f"{name} record {number}", error
 
 
 def records(file) -> Iterator[bytes | BadPicture]:

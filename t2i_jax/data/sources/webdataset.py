@@ -44,12 +44,13 @@ class WebDataset(raw.Source):
 
     def read(self, unit: raw.Unit) -> Iterator[raw.Found]:
         path = self.path / unit.path
+        name = unit.path or path.name
         # keys repeat from tar to tar where they were not made by img2dataset
-        prefix, split = (unit.path or path.name).removesuffix(".tar"), raw.split_of(unit.path or path.name)
+        prefix, split = name.removesuffix(".tar"), raw.split_of(name)
         sample, others = None, {}
 
-        def wanted(name: str) -> int:
-            key, kind = _parts(name)
+        def wanted(member: str) -> int:
+            key, kind = _parts(member)
             if "." in kind and f".{kind.rpartition('.')[2]}" in SUFFIXES:
                 others.setdefault(key, kind)
             return _most(kind)
@@ -57,13 +58,13 @@ class WebDataset(raw.Source):
         with path.open("rb") as file:
             for member in members(file, wanted):
                 if isinstance(member, Bad):
-                    yield f"{path.name}: {member.name[:200]}", member.error
+                    yield f"{name}: {member.name[:200]}", member.error
                     if not member.name:
                         continue
                 key, kind = _parts(member.name)
                 if sample is None or key != sample.key:
                     if sample:
-                        yield from _finished(sample, others.pop(sample.key, ""), path.name, prefix, split)
+                        yield from _finished(sample, others.pop(sample.key, ""), name, prefix, split)
                     sample = _Sample(key)
                 slot = "image" if f".{kind}" in SUFFIXES else "json" if kind == "json" else "text"
                 if isinstance(member, Bad):
@@ -72,9 +73,9 @@ class WebDataset(raw.Source):
                     setattr(sample, slot, member.data)
                     sample.found[slot] += 1
         if sample:
-            yield from _finished(sample, others.pop(sample.key, ""), path.name, prefix, split)
+            yield from _finished(sample, others.pop(sample.key, ""), name, prefix, split)
         for key, kind in others.items():  # of keys that have nothing else
-            yield from _finished(_Sample(key), kind, path.name, prefix, split)
+            yield from _finished(_Sample(key), kind, name, prefix, split)
 
 
 def _parts(name: str) -> tuple[str, str]:
