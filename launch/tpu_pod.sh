@@ -212,7 +212,8 @@ all)
             if [[ -n $installed ]]; then
                 SECONDS=0
                 run bash launch/tpu_run.sh "$@" || code=$?
-                ((SECONDS < short)) || long=yes
+                # 70: it waited in vain for an earlier command to end
+                ((SECONDS < short || code == 70)) || long=yes
             fi
             if [[ -n $dry ]] || ((code == 0 || code == 64 || code == 65 || code == 69)); then
                 give_back

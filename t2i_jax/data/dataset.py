@@ -25,6 +25,10 @@ from t2i_jax.data.records import Damaged, Piece, Records
 EMBEDDED = {"emoji64": Path(__file__).parent / "emoji64"}
 _CAPTIONS = ("captions", "captions/text", "caption", "text")
 _KEYS = ("key", "image/filename", "image/id")
+PREPARE = (
+    'If TFDS has it, this downloads and prepares it: `python -c "import tensorflow_datasets as tfds; '
+    "tfds.builder('{}', file_format='array_record').download_and_prepare()\"`"
+)
 _NAME = re.compile(r"^\w+(?:/[\w.-]+)?(?::[\d.]+)?$")
 _WHOLE = 1 << 30
 DAMAGE = ("damage",)
@@ -132,9 +136,14 @@ def load_dataset(name: str | os.PathLike, split: str = "train") -> Dataset:
     if not set(_bases(split)) <= set(builder.info.splits):
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        records = builder.info.file_format is tfds.core.FileFormat.TFRECORD
         raise ValueError(
-            f"{directory} is in {builder.info.file_format.value} files, which have no random access. Convert it: "
-            f"`t2i data build {directory} --out DIR`, and give DIR instead"
+            f"{directory} is in {builder.info.file_format.value} files, which are not read by index. "
+            + (
+                f"Convert it: `t2i data build {directory} --out DIR`, and give DIR instead"
+                if records
+                else PREPARE.format(builder.info.full_name.rpartition("/")[0])
+            )
         )
     features = builder.info.features
     captions = [n for n in ("captions", "caption", "text") if n in features]
@@ -171,7 +180,8 @@ def find(name: str) -> Path:
         if (home / base).is_dir():
             if found := newest(home / base, version):
                 return found
-            below = (one for one in sorted((home / base).iterdir()) if one.is_dir())
+            below = [one for one in sorted((home / base).iterdir()) if one.is_dir()]
+            below = [one for one in below if not (one / "dataset_info.json").is_file()]  # another version
             configs = {one.name: found for one in below if (found := newest(one, version))}
             if len(configs) > 1:
                 choice = ", ".join(f"{base}/{one}" for one in configs)
@@ -184,8 +194,7 @@ def find(name: str) -> Path:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise FileNotFoundError(
         f"no data set {name!r}: it is neither {', '.join(EMBEDDED)}, nor a directory, nor prepared in {home}.{hint} "
-        f'If TFDS has it, this downloads and prepares it: `python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\"`"
+        + PREPARE.format(name)
     )
 
 

@@ -109,6 +109,8 @@ def test_a_prepared_tfds_name_is_found_and_its_newest_version_taken(tmp_path, mo
     build(folder, kinds / "large", version="1.0.0")
     with pytest.raises(ValueError, match="kinds/large, kinds/small"):
         load_dataset("kinds")
+    with pytest.raises(FileNotFoundError, match="things:2.0.0"):
+        load_dataset("things:2.0.0")
     assert load_dataset("kinds/small").directory == kinds / "small" / "1.0.0"
 
 

@@ -284,20 +284,33 @@ def test_a_host_that_gets_no_python_ends_it(host, gcloud):
     assert gcloud.calls() == ["create", "describe", "scp", "tpu_host.sh", "delete"]
 
 
-def test_a_command_that_an_earlier_call_left_is_stopped_and_waited_for(tmp_path):
-    first = f"trap 'sleep 1; echo saved >> {tmp_path}/told; exit 75' TERM; echo up; while :; do sleep 0.05; done"
-    home = os.environ | {"HOME": str(tmp_path)}
-    left = subprocess.Popen(
-        ["bash", LAUNCH / "tpu_run.sh", "bash", "-c", first], env=home, stdout=subprocess.PIPE, text=True
+@pytest.mark.parametrize("words", [["bash", "{}"], ["bash", "-c", "bash {} && echo never; exit 75"]])
+def test_a_command_that_an_earlier_call_left_is_stopped_and_waited_for(tmp_path, words):
+    first, told = tmp_path / "first.sh", tmp_path / "told"
+    first.write_text(
+        f"trap 'echo told; sleep 1; echo saved >> {told}; exit 75' TERM\necho up\nwhile :; do sleep 0.05; done\n"
     )
+    alone = ["bash", LAUNCH / "tpu_run.sh"]
+    command, home = [*alone, *(word.format(first) for word in words)], os.environ | {"HOME": str(tmp_path)}
+    left = subprocess.Popen(command, env=home, stdout=subprocess.PIPE, text=True)
+    waits = None
     try:
         assert left.stdout.readline() == "up\n"
-        done = run("bash", LAUNCH / "tpu_run.sh", "sh", "-c", f"echo again >> {tmp_path}/told", HOME=str(tmp_path))
-        assert done.returncode == 0 and left.wait(5) == 75
-        assert (tmp_path / "told").read_text() == "saved\nagain\n"
-        assert run("bash", LAUNCH / "tpu_run.sh", "sh", "-c", "exit 7", HOME=str(tmp_path)).returncode == 7
+        waits = subprocess.Popen([*alone, "sh", "-c", f"echo orphan >> {told}"], env=home)
+        assert left.stdout.readline() == "told\n"
+        done = run(*alone, "sh", "-c", f"echo again >> {told}", HOME=str(tmp_path))
+        assert done.returncode == 0 and left.wait(5) and waits.wait(5) == -signal.SIGTERM
+        assert told.read_text() == "saved\nagain\n" and "never" not in left.stdout.read()
+        assert run(*alone, "sh", "-c", "exit 7", HOME=str(tmp_path)).returncode == 7
     finally:
-        left.kill()
+        for process in filter(None, (left, waits)):
+            process.kill()
+            process.wait()
+
+
+def test_waiting_in_vain_for_an_earlier_command_is_no_long_attempt(gcloud):
+    done = train(gcloud(["ACTIVE"] * 6, [70] * 5) | {"SHORT": "0"})
+    assert done.returncode == 70 and gcloud.calls()[-1] == "delete"
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
