@@ -5,8 +5,9 @@
 #     launch/cascade.sh configs/dalle2 /mnt/shared/dalle2 --data.dataset laion
 #
 # On every host of a slice: `t2i train` finds the other hosts. On one machine with CPUs alone, `t2i train CONFIGS` is
-# faster: it trains two stages side by side. With IN_VAIN=5 in the environment five attempts in a row at a stage that end
-# within ten minutes are enough (exit code 69); without it a stage is tried a thousand times. SIGTERM and Ctrl-C save what trains and end with its exit code.
+# faster: it trains two stages side by side. SIGTERM and Ctrl-C save what trains and end with its exit code. With
+# IN_VAIN=5 in the environment five attempts in a row at a stage that end within ten minutes are enough (exit code 69);
+# without it a stage is tried a thousand times.
 set -euo pipefail
 
 dry=()

@@ -115,13 +115,13 @@ each_slice() { # NAME of one node after the other
 }
 
 on_all() { # a shell command on every host of every slice at once; the first bad exit code counts
-    local node code=0 ended children=()
+    local node code=0 ended children=() ssh
     while read -r node; do
-        set -- "$1" gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1"
+        ssh=(gcloud compute tpus tpu-vm ssh "$node" "${place[@]}" --worker=all --command="$1")
         if [[ -n $dry ]]; then
-            call "${@:2}"
+            call "${ssh[@]}"
         else
-            "${@:2}" </dev/null & # itself, so that a signal can be told to it
+            "${ssh[@]}" </dev/null & # itself, so that a signal can be told to it
             children+=($!)
         fi
     done < <(each_slice)

@@ -25,7 +25,7 @@ from t2i_jax.data.records import Damaged, Piece, Records
 EMBEDDED = {"emoji64": Path(__file__).parent / "emoji64"}
 _CAPTIONS = ("captions", "captions/text", "caption", "text")
 _KEYS = ("key", "image/filename", "image/id")
-PREPARE = (
+_PREPARE = (
     'If TFDS has it, this downloads and prepares it: `python -c "import tensorflow_datasets as tfds; '
     "tfds.builder('{}', file_format='array_record').download_and_prepare()\"`"
 )
@@ -136,15 +136,11 @@ def load_dataset(name: str | os.PathLike, split: str = "train") -> Dataset:
     if not set(_bases(split)) <= set(builder.info.splits):
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        records = builder.info.file_format is tfds.core.FileFormat.TFRECORD
-        raise ValueError(
-            f"{directory} is in {builder.info.file_format.value} files, which are not read by index. "
-            + (
-                f"Convert it: `t2i data build {directory} --out DIR`, and give DIR instead"
-                if records
-                else PREPARE.format(builder.info.full_name.rpartition("/")[0])
-            )
-        )
+        advice = _PREPARE.format(builder.info.full_name.rpartition("/")[0])
+        if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+            advice = f"Convert it: `t2i data build {directory} --out DIR`, and give DIR instead"
+        kind = builder.info.file_format.value
+        raise ValueError(f"{directory} is in {kind} files, which are not read by index. {advice}")
     features = builder.info.features
     captions = [n for n in ("captions", "caption", "text") if n in features]
     if "image" not in features or not captions:
@@ -180,9 +176,8 @@ def find(name: str) -> Path:
         if (home / base).is_dir():
             if found := newest(home / base, version):
                 return found
-            below = [one for one in sorted((home / base).iterdir()) if one.is_dir()]
-            below = [one for one in below if not (one / "dataset_info.json").is_file()]  # another version
-            configs = {one.name: found for one in below if (found := newest(one, version))}
+            below = (one for one in sorted((home / base).iterdir()) if one.is_dir())
+            configs = {one.name: found for one in below if (found := newest(one, version)) not in (None, one)}
             if len(configs) > 1:
                 choice = ", ".join(f"{base}/{one}" for one in configs)
                 raise ValueError(f"{name} is prepared in several configurations; name one: {choice}")
@@ -194,7 +189,7 @@ def find(name: str) -> Path:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise FileNotFoundError(
         f"no data set {name!r}: it is neither {', '.join(EMBEDDED)}, nor a directory, nor prepared in {home}.{hint} "
-        + PREPARE.format(name)
+        + _PREPARE.format(name)
     )
 
 

@@ -64,11 +64,12 @@ class Cache:
             return None
         batch, programs, shapes = inputs.shapes(), {}, {}
         programs["image"], image = program_of(stage.image_features, frozen, batch["image"])
-        if not image or _bytes(image, len(inputs.dataset)) > limit_gb * 2**30:  # before a billion captions are read
+        limit = limit_gb * 2**30
+        if not image or _bytes(image, len(inputs.dataset)) > limit:  # before a billion captions are read
             return None
         captions = inputs.dataset.captions
         check_captions(inputs.data, inputs.dataset, range(len(captions)), captions, inputs.tokenizer)
-        room = limit_gb * 2**30 - _bytes(image, len(ImageViews.of(inputs.data, captions)))
+        room = limit - _bytes(image, len(ImageViews.of(inputs.data, captions)))
         if room < 0:
             return None
         shapes["image"] = image
