@@ -77,14 +77,15 @@ def plan(args: list[str]) -> int:
         print(
             "usage: t2i plan CONFIG --topology T [--slices N] [--search N] [--out FILE.json] [--keep DIR]\n"
             "                [--field value ...]\n"
-            "       t2i plan FOLDER --sample N --topology T [--slices N] [--mesh.model N] [--out FILE] [--keep DIR]\n\n"
+            "       t2i plan FOLDER --sample N --topology T [--slices N] [--search N] [--out FILE.json] [--keep DIR]\n"
+            "                [--mesh.model N ...]\n\n"
             "CONFIG      as for `t2i train`, e.g. configs/dalle2/decoder.py; its fields are options here too\n"
             "FOLDER      of a cascade's configs, e.g. configs/dalle2\n"
             "--sample    plan the painting of pictures for so many captions at once\n"
             "--topology  generation and shape of a slice, e.g. v5e:16x16, v6e:16x16, v5p:8x8x8 (default v5e:16x16)\n"
             "--slices    how many such slices, joined by the data-centre network (default 1)\n"
-            "--search    compile up to so many meshes, micro-batches and sets of kept values, the most promising\n"
-            "            first, and list those that fit, the fastest first (default 0: plan the config as it is)\n"
+            "--search    compile up to so many meshes, micro-batches and sets of kept values (to paint: meshes), the\n"
+            "            most promising first, and list those that fit, the fastest first (default 0: as configured)\n"
             "--out       file for the whole plan, or the fastest, as JSON, and beside it a picture of its memory and\n"
             "            time by part, as PNG (default: none)\n"
             "--keep      directory for what was compiled, which is not compiled again (default: none)\n\n"
@@ -102,8 +103,8 @@ def plan(args: list[str]) -> int:
     for option, number, least in (("slices", slices, 1), ("search", trials, 0), ("sample", captions, 0)):
         if not number.isdigit() or int(number) < least:
             raise UsageError(f"--{option} {number}: a whole number of at least {least}")
-    if int(trials) and int(captions):
-        raise UsageError("--search looks for ways to train; for --sample try --mesh.model 1, 2, 4 ... one by one")
+    if int(trials) and int(captions) and rest:
+        raise UsageError(f"{rest[0]}: with --search the mesh of --sample is what is looked for; leave it out")
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX looks for a TPU
     from t2i_jax.parallel.mesh import Mesh
     from t2i_jax.planning import plan_painting, plan_training, report
@@ -113,7 +114,7 @@ def plan(args: list[str]) -> int:
         sizes = [option.replace("--mesh.", "--") for option in rest]
         mesh = tyro.cli(Mesh, default=Mesh(), args=sizes, prog=f"t2i plan {config}")
         described = {name: one for name, (_, one) in _folder(Path(folder), variant or "config").items()}
-        found = plan_painting(described, mesh, int(captions), topology, int(slices), kept)
+        found = plan_painting(described, mesh, int(captions), topology, int(slices), int(trials), kept)
     elif Path(folder).is_dir():
         raise UsageError(f"{config} is a folder: name one of its files, or plan its cascade's pictures by --sample N")
     else:

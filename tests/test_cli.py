@@ -154,6 +154,6 @@ def test_a_missing_wandb_is_said_before_anything_is_computed(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_search_and_a_plan_of_painting_do_not_go_together(capsys):
-    assert main(["plan", "configs/emoji", "--sample", "4", "--search", "2"]) == USAGE
-    assert "--search looks for ways to train" in capsys.readouterr().err
+def test_a_search_for_a_mesh_to_paint_on_takes_none(capsys):
+    assert main(["plan", "configs/emoji", "--sample", "4", "--search", "2", "--mesh.model", "2"]) == USAGE
+    assert "--mesh.model: with --search" in capsys.readouterr().err

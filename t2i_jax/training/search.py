@@ -1,7 +1,8 @@
-"""The fastest ways to train an experiment on TPUs that are not there: mesh, micro-batches, and what is kept.
+"""The fastest ways to train an experiment on TPUs that are not there: mesh, micro-batches, and what is kept. And to
+paint with a cascade: the mesh.
 
     found = search(experiment, "v5e:16x16")
-    found.plans[0].table()          # the fastest that fits; found.report() lists all that were compiled
+    found.plans[0][1].table()       # the fastest that fits; found.report() lists all that were compiled
 
 The batch, and with it what is learnt, stays as it is. Every choice has a bound: its products at the chip's peak, or the
 messages of its parameters and gradients if they take longer. Choices are compiled in the order of what they promise,
@@ -13,7 +14,7 @@ first.
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import HALF, shard_bytes
 from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, with_remat
 from t2i_jax.training.program import build, placed
+from t2i_jax.types import Params
 
 KEPT = ((ALL,), (QKV, MIXED, INNER), (QKV, MIXED), (MIXED,), ())
 """What the search tries to keep, most first."""
@@ -41,30 +43,55 @@ TENSOR = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to train."""
+    """One way to use the chips."""
 
     mesh: Mesh
-    accumulate: int
-    remat: Remat
     held: int
-    """Bytes of a chip's share of the state, the frozen parameters and the gradient."""
+    """Bytes of a chip's share of what the program is given."""
     compute: float
     """Seconds of the products at the chip's peak."""
     messages: float
-    """Seconds of the messages that parameters and gradients need."""
+    """Seconds of the messages that the parameters need."""
 
     @property
     def bound(self) -> float:
         """Seconds that a step takes at least."""
         return max(self.compute, self.messages)
 
+    @property
+    def promise(self) -> tuple:
+        """What is tried first has the least of these."""
+        return self.mesh.model, self.compute + self.messages, self.held
+
+    def works_on_as_much(self, way: "Choice") -> bool:
+        """Whether a chip has at least as much to do at a time as by ``way``, besides what it is given."""
+        return self.mesh.model == way.mesh.model
+
+    def __str__(self) -> str:
+        return "mesh " + " × ".join(f"{f.name} {getattr(self.mesh, f.name)}" for f in dataclasses.fields(Mesh))
+
+
+@dataclass(frozen=True)
+class Training(Choice):
+    """One way to train: a chip is given its share of the state and the frozen parameters, and makes a gradient."""
+
+    accumulate: int
+    remat: Remat
+
     def of(self, experiment: Experiment) -> Experiment:
         """The experiment, trained this way."""
         return dataclasses.replace(with_remat(experiment, self.remat), mesh=self.mesh, accumulate=self.accumulate)
 
+    @property
+    def promise(self) -> tuple:
+        return self.mesh.model, self.compute + self.messages, self.accumulate, self.held
+
+    def works_on_as_much(self, way: "Training") -> bool:
+        more = KEPT.index(self.remat.keep) <= KEPT.index(way.remat.keep)
+        return super().works_on_as_much(way) and self.accumulate <= way.accumulate and more
+
     def __str__(self) -> str:
-        mesh = " × ".join(f"{f.name} {getattr(self.mesh, f.name)}" for f in dataclasses.fields(Mesh))
-        return f"mesh {mesh}, accumulate {self.accumulate}, keep {', '.join(self.remat.keep) or 'nothing'}"
+        return f"{super().__str__()}, accumulate {self.accumulate}, keep {', '.join(self.remat.keep) or 'nothing'}"
 
 
 @dataclass
@@ -102,7 +129,7 @@ def search(
     return tried(ways, plan, CHIPS[topology.split(":")[0]], compiles)
 
 
-def choices(experiment: Experiment, topology: str, devices: list[jax.Device], slices: int) -> list[Choice]:
+def choices(experiment: Experiment, topology: str, devices: list[jax.Device], slices: int) -> list[Training]:
     """Every choice whose mesh divides the batch and the model and whose state alone fits."""
     chip, chips = CHIPS[topology.split(":")[0]], len(devices)
     key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment.data)
@@ -113,36 +140,61 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
     for kept, program in programs.items():
         flops[program.flops] = kept  # of those that compute the same, the one that keeps least
     state = programs[()].state
-    leaves = jax.tree_util.tree_leaves_with_path(state.params)
-    whole = sum(leaf.size for _, leaf in leaves)
-    gathered = sum(leaf.size for path, leaf in leaves if not re.search(FEW, leaf_name(path)))
     found = []
-    for model in TENSOR:
-        for data in (2**power for power in range(chips.bit_length())):
-            if chips // slices % (data * model):
-                continue
-            mesh = Mesh(replica=chips // data // model, data=data, model=model)
-            held = _held(state, frozen, mesh, devices)
-            if held is None or held > chip.usable:
-                continue
-            own, near = whole / model / data, gathered / model / data
-            for parts, (count, kept) in itertools.product((1,) if experiment.stage.whole else PARTS, flops.items()):
-                if experiment.data.batch % (chips // model * parts) == 0:
-                    compute = count / chips / chip.flops
-                    messages = _messages(near, own, data, mesh.replica, slices, parts, chip)
-                    found.append(Choice(mesh, parts, Remat(kept), held, compute, messages))
+    for mesh in _meshes(chips, slices):
+        held = _held((state, frozen, state.params), mesh, devices)
+        if held is None or held > chip.usable:
+            continue
+        near, own = _shares(state.params, mesh)
+        for parts, (count, kept) in itertools.product((1,) if experiment.stage.whole else PARTS, flops.items()):
+            if experiment.data.batch % (chips // mesh.model * parts) == 0:
+                compute = count / chips / chip.flops
+                messages = _messages(near, own, mesh.data, mesh.replica, slices, parts, chip)
+                found.append(Training(mesh, held, compute, messages, parts, Remat(kept)))
+    return _some(found, f"holds its state on {chips} chips of {topology}")
+
+
+def painting_choices(
+    params: Params, flops: int, captions: int, topology: str, devices: list[jax.Device], slices: int
+) -> list[Choice]:
+    """Every mesh that divides the captions and the parameters, of which a chip's share fits. Each chip needs all of
+    them at least once: what is split over ``data`` is gathered."""
+    chip, chips = CHIPS[topology.split(":")[0]], len(devices)
+    found = []
+    for mesh in _meshes(chips, slices):
+        held = _held((params,), mesh, devices)
+        if held is not None and held <= chip.usable and captions % (chips // mesh.model) == 0:
+            gather = HALF * _shares(params, mesh)[0] * (mesh.data - 1) / (2 * chip.link)
+            found.append(Choice(mesh, held, flops / chips / chip.flops, gather))
+    return _some(found, f"holds its parameters on {chips} chips of {topology}; {captions} captions")
+
+
+def _some(found: list, what: str) -> list:
     if not found:
-        raise ValueError(
-            f"no mesh of {chips} chips of {topology} divides this model and its batch, and holds its state"
-        )
+        raise ValueError(f"no mesh divides this model and its batch, and {what}")
     return found
 
 
-def _held(state: Any, frozen: Any, mesh: Mesh, devices: list[jax.Device]) -> int | None:
+def _meshes(chips: int, slices: int) -> Iterator[Mesh]:
+    for model in TENSOR:
+        for data in (2**power for power in range(chips.bit_length())):
+            if chips // slices % (data * model) == 0:
+                yield Mesh(replica=chips // data // model, data=data, model=model)
+
+
+def _shares(params: Params, mesh: Mesh) -> tuple[float, float]:
+    """Parameters of a chip's share: those that the layers gather, and all."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    whole = sum(leaf.size for _, leaf in leaves)
+    gathered = sum(leaf.size for path, leaf in leaves if not re.search(FEW, leaf_name(path)))
+    return gathered / mesh.model / mesh.data, whole / mesh.model / mesh.data
+
+
+def _held(trees: Iterable[Any], mesh: Mesh, devices: list[jax.Device]) -> int | None:
     """Bytes of a chip's shares; None where an axis does not divide a leaf."""
     built = mesh.build(devices)
     try:
-        return sum(shard_bytes(placed(tree, shardings(tree, built))) for tree in (state, frozen, state.params))
+        return sum(shard_bytes(placed(tree, shardings(tree, built))) for tree in trees)
     except ValueError:
         return None
 
@@ -160,10 +212,9 @@ def _messages(gathered: float, own: float, data: int, replica: int, slices: int,
     return max(inside, between)
 
 
-def tried(ways: list[Choice], plan: Callable[[Choice], Plan], chip: Chip, compiles: int) -> Found:
+def tried(ways: Sequence[Choice], plan: Callable[[Choice], Plan], chip: Chip, compiles: int) -> Found:
     """Compile the most promising of ``ways`` until none that is left can be faster."""
-    promise = lambda way: (way.mesh.model, way.compute + way.messages, way.accumulate, way.held)
-    found, left = Found(), sorted(ways, key=promise)
+    found, left = Found(), sorted(ways, key=lambda way: way.promise)
     while left and len(found.plans) + len(found.misfits) < compiles:
         way = left.pop(0)
         try:
@@ -186,8 +237,5 @@ def tried(ways: list[Choice], plan: Callable[[Choice], Plan], chip: Chip, compil
 
 
 def _needs_more(other: Choice, way: Choice, needed: int, chip: Chip) -> bool:
-    """Whether ``other`` can't fit: it works on as much at a time as ``way`` and keeps as much, which needs so much."""
-    more = KEPT.index(other.remat.keep) <= KEPT.index(way.remat.keep)
-    if other.mesh.model != way.mesh.model or other.accumulate > way.accumulate or not more:
-        return False
-    return needed - way.held + other.held > chip.usable
+    """Whether ``other`` can't fit: it works on as much at a time as ``way``, which needs so much."""
+    return other.works_on_as_much(way) and needed - way.held + other.held > chip.usable

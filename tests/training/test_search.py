@@ -5,15 +5,18 @@ import importlib
 import zlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+from t2i_jax import planning
 from t2i_jax.cli import main
+from t2i_jax.dalle2 import STAGES, DallE2
 from t2i_jax.models.remat import ALL, Remat
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training import search
 from t2i_jax.training.plan import DoesNotFit, Plan
-from t2i_jax.training.search import KEPT, Choice, _messages, choices, tried
+from t2i_jax.training.search import KEPT, Training, _messages, choices, painting_choices, tried
 
 CHIP = CHIPS["v5e"]
 GIB = 2**30
@@ -115,8 +118,8 @@ def test_what_does_not_fit_rules_out_what_needs_as_much(ways):
 
 @pytest.mark.parametrize("says", [True, False])
 def test_a_state_that_is_split_further_may_fit_where_another_did_not(says):
-    whole = Choice(Mesh(8, 1, 1), 1, Remat(()), held=12 * GIB, compute=1.0, messages=0.1)
-    split = Choice(Mesh(1, 8, 1), 1, Remat(()), held=2 * GIB, compute=1.0, messages=0.2)
+    whole = Training(Mesh(8, 1, 1), 12 * GIB, compute=1.0, messages=0.1, accumulate=1, remat=Remat(()))
+    split = Training(Mesh(1, 8, 1), 2 * GIB, compute=1.0, messages=0.2, accumulate=1, remat=Remat(()))
     found = tried([whole, split], Compiler(1.0, 6 * GIB, says=says), CHIP, compiles=2)
     assert [way for way, _ in found.plans] == [split] and [way for way, _ in found.misfits] == [whole]
 
@@ -142,6 +145,47 @@ def test_the_command_compiles_its_choices_and_lists_them(monkeypatch, capsys, tm
     assert 0 < len(asked) <= 3 and {row[2:] for row in asked} == {("v5e:2x4", 1)}
     assert out.exists() == (code == 0)
     assert (" ms  MFU" in said) == (code == 0) and ("does not fit" in said) == (code == 1)
+
+
+@pytest.fixture(scope="module")
+def painter():
+    """The demo's cascade, untrained, on one device."""
+    found = {name: importlib.import_module(f"configs.emoji.{name}").demo() for name in STAGES}
+    return DallE2.untrained(found, Mesh().build(jax.devices()[:1]))
+
+
+def test_a_mesh_to_paint_on_divides_captions_and_devices_and_gathers_what_it_splits(painter):
+    params = painter.params
+    ways = painting_choices(params, 8 * 10**12, 4, "v5e:2x4", jax.devices(), 1)
+    assert {(way.mesh.model, way.mesh.data) for way in ways} == {(2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1)}
+    assert {way.compute for way in ways} == {1e12 / CHIP.flops}
+    by = {(way.mesh.model, way.mesh.data): way for way in ways}
+    assert by[2, 1].messages == 0 < by[2, 2].messages < by[2, 4].messages
+    assert by[2, 1].held > by[2, 2].held > by[2, 4].held
+    large = {"vae": {"model": {"kernel": jax.ShapeDtypeStruct((2**20, 2**20), jnp.float32)}}}
+    with pytest.raises(ValueError, match="holds its parameters on 8 chips of v5e:2x4; 4 captions"):
+        painting_choices(large, 8 * 10**12, 4, "v5e:2x4", jax.devices(), 1)
+
+
+def test_the_command_looks_for_a_mesh_to_paint_on(monkeypatch, capsys, painter):
+    asked = []
+
+    def plan(paint, params, captions, context, mesh, topology, slices, keep):
+        asked.append(dict(mesh.shape))
+        seconds = 1 + mesh.shape["model"] + 1 / mesh.shape["data"]
+        flops = int(seconds * CHIP.flops * 8)
+        return Plan(
+            "painting", topology, slices, dict(mesh.shape), captions, 0, parameters=1, memory={"peak": GIB},
+            usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0, collectives=(), warnings=(),
+            compile_seconds=0.0, compile_bytes=0, least={"vae": 1}, least_messages=0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(planning, "plan_sampling", plan)
+    monkeypatch.setattr("t2i_jax.training.plan.describe", lambda topology, slices: jax.devices())
+    assert main(["plan", "configs/emoji:demo", "--sample", "8", "--topology", "v5e:2x4", "--search", "20"]) == 0
+    rows = [row for row in capsys.readouterr().out.splitlines() if " ms  MFU" in row]
+    assert len(rows) == len(asked) and "data 8 × model 1" in rows[0]
+    assert {tuple(shape.values()) for shape in asked} >= {(8, 1, 1), (1, 8, 1), (1, 1, 8)}
 
 
 def test_what_is_never_gathered_costs_its_sum_over_replicas_alone():
