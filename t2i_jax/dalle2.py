@@ -98,7 +98,7 @@ class DallE2:
     def untrained(cls, experiments: Mapping[str, Experiment], devices: jax.sharding.Mesh) -> "DallE2":
         """What ``experiments``, by stage, would train on ``devices``: shapes in place of parameters, no tokenizer.
 
-        For plans. Raises ValueError that names a missing stage, or for other factors in decoder and upsampler.
+        For plans. Raises ValueError that names a missing stage, or stages whose factors or sizes don't belong together.
         """
         if missing := [name for name in STAGES if name not in experiments]:
             raise ValueError(f"this is no whole cascade: it lacks {', '.join(missing)}")
@@ -124,9 +124,21 @@ class DallE2:
                 f"stage.factor={small} times smaller than the data's, the upsampler enlarges them "
                 f"stage.factor={large} times. Train one of them again with the factor of the other"
             )
+        data, size = experiments["upsampler"].data, experiments["decoder"].data.image_size
+        if data.image_size != size:
+            raise ValueError(
+                f"the configs of decoder and upsampler don't belong together: the decoder was trained on the small "
+                f"versions of pictures of data.image_size={size}, the upsampler paints data.image_size="
+                f"{data.image_size}. Train one of them again with the size of the other"
+            )
         if SECOND in experiments:
-            stages["second"] = experiments[SECOND].stage
-        data = experiments[SECOND if SECOND in experiments else "upsampler"].data
+            stages["second"], data = experiments[SECOND].stage, experiments[SECOND].data
+            if data.image_size != size * stages["second"].factor:
+                raise ValueError(
+                    f"the configs of upsampler and {SECOND} don't belong together: the one paints data.image_size="
+                    f"{size}, the other enlarges stage.factor={stages['second'].factor} times to data.image_size="
+                    f"{data.image_size}. Train one of them again with another size or factor"
+                )
         return cls(tokenizer, **stages, params=params, mesh=devices, context=data.context, image_size=data.image_size)
 
     def replace(self, **stages: Stage) -> "DallE2":

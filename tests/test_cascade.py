@@ -234,6 +234,20 @@ def test_an_upsampler_of_another_factor_than_the_decoders_is_refused():
         DallE2.untrained(experiments, Mesh(data=1).build(jax.devices()[:1]))
 
 
+def test_stages_that_were_trained_on_other_sizes_are_refused():
+    experiments = {name: shrunk(name) for name in STAGES}
+    mesh, side = Mesh(data=1).build(jax.devices()[:1]), experiments["decoder"].data.image_size
+    sized = lambda one, size: dataclasses.replace(one, data=dataclasses.replace(one.data, image_size=size))
+    with pytest.raises(ValueError, match=f"image_size={side}, the upsampler paints data.image_size={2 * side}"):
+        DallE2.untrained(experiments | {"upsampler": sized(experiments["upsampler"], 2 * side)}, mesh)
+    second = dataclasses.replace(
+        experiments["upsampler"], stage=dataclasses.replace(experiments["upsampler"].stage, factor=2)
+    )
+    assert DallE2.untrained(experiments | {"upsampler2": sized(second, 2 * side)}, mesh).image_size == 2 * side
+    with pytest.raises(ValueError, match=f"enlarges stage.factor=2 times to data.image_size={4 * side}"):
+        DallE2.untrained(experiments | {"upsampler2": sized(second, 4 * side)}, mesh)
+
+
 def test_a_plan_knows_the_shapes_of_a_cascade_that_is_not_trained(run):
     model = DallE2.load(run)
     described = DallE2.untrained({name: shrunk(name) for name in (*STAGES, POLISH)}, model.mesh)

@@ -20,12 +20,16 @@ Pictures = UInt8[np.ndarray, "b h w 3"]
 
 
 def reconstruction(original: Pictures, restored: Pictures) -> dict[str, float | int]:
-    """Means over pictures of PSNR (dB) and SSIM, and ``psnr_pooled``, the PSNR of the mean squared error of all."""
-    each = psnr(original, restored)
+    """Means over pictures of PSNR (dB) and SSIM, and ``psnr_pooled``, the PSNR of the mean squared error of all.
+
+    Equal pictures count as if one number differed by 1: a single one would make the means infinite.
+    """
+    most = 10.0 * np.log10(255.0**2 * np.prod(original.shape[1:]))
+    each = np.minimum(psnr(original, restored), most)
     return {
         "pictures": len(original),
         "psnr": float(each.mean()),
-        "psnr_pooled": float(-10.0 * np.log10(np.mean(10.0 ** (-each / 10.0)))) if np.isfinite(each).any() else np.inf,
+        "psnr_pooled": float(-10.0 * np.log10(np.mean(10.0 ** (-each / 10.0)))),
         "ssim": float(ssim(original, restored).mean()),
     }
 

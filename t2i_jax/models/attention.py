@@ -29,6 +29,8 @@ LANES = 128
 """Width of a TPU's vector registers: the kernel takes lengths and blocks in multiples of it."""
 LARGEST_BLOCK = 512
 HALF = (jnp.bfloat16, jnp.float16)
+CUDNN = range(8, 129, 8)
+"""Widths of a head that cuDNN takes on every GPU."""
 
 
 def attention(q: Heads, k: Others, v: Others, *, causal: bool = False, visible: Visible | None = None) -> Heads:
@@ -40,7 +42,7 @@ def attention(q: Heads, k: Others, v: Others, *, causal: bool = False, visible: 
     where = platform()
     if where == "tpu":
         return splash(q, k, v, causal, visible)
-    if where in ("gpu", "cuda") and q.dtype in HALF:
+    if where in ("gpu", "cuda") and q.dtype in HALF and q.shape[-1] in CUDNN:
         return checkpoint_name(cudnn(q, k, v, causal, visible), MIXED)
     return checkpoint_name(plain(q, k, v, causal, visible), MIXED)
 

@@ -54,12 +54,14 @@ class DoublingConv(nn.Module):
 
 
 def biased(conv: Conv | DoublingConv, x: Array, apply: Callable[[Array, Array], Array]) -> Array:
-    """``apply(x, kernel) + bias`` in the convolution's dtype, with its parameters."""
+    """``apply(x, kernel) + bias``, computed in the convolution's dtype, with its parameters."""
     shape = (conv.size, conv.size, x.shape[-1], conv.features)
     kernel = conv.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
     bias = conv.param("bias", nn.initializers.zeros_init(), (conv.features,), jnp.float32)
     dtype = jnp.dtype(conv.dtype)
-    return apply(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)
+    y = apply(x.astype(dtype), kernel.astype(dtype))
+    # added in float32: the gradient is a sum over all places, which stalls in half precision
+    return (y.astype(jnp.float32) + bias).astype(dtype)
 
 
 def convolve_doubled(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Array:

@@ -95,5 +95,6 @@ class Dense(nn.Module):
         y = at_shards(matmul(at_shards(x, False), kernel), True) if self.few else matmul(x, kernel)
         y = by_batch(y)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+            y = (y.astype(jnp.float32) + bias).astype(self.dtype)  # its gradient, a long sum, stalls in half precision
         return y

@@ -77,8 +77,10 @@ class VAEStage(Stage):
                 f"set crop to {h // self.factor} or to 0"
             )
         cut, small = random_crops(rng, pixels, h // self.factor, w // self.factor), downscale(pixels, self.factor)
-        # every second one, and not the batch's first half, for that lives on half of the devices
-        return normalize(jnp.where(jnp.arange(b)[:, None, None, None] % 2 == 0, cut, small))
+        # every second one, and not the batch's first half, for that lives on half of the devices; of an odd number (a
+        # micro-batch may be one) either kind begins as often as the other
+        first = jax.random.bernoulli(jax.random.fold_in(rng, 1)).astype(int) if b % 2 else 0
+        return normalize(jnp.where((first + jnp.arange(b))[:, None, None, None] % 2 == 0, cut, small))
 
     def preview(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> Array:
         """The pictures, then their reconstructions."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from t2i_jax.evaluation import psnr, ssim
+from t2i_jax.evaluation.measure import reconstruction
 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
@@ -29,6 +30,15 @@ def test_psnr_of_equal_pictures_is_infinite_and_ssim_is_one():
     picture = noise(0)
     assert np.isposinf(psnr(picture, picture)).all()
     np.testing.assert_allclose(ssim(picture, picture), 1.0)
+
+
+def test_one_picture_restored_exactly_leaves_the_mean_finite():
+    a, b = np.concatenate([flat(0), flat(9)]), np.concatenate([flat(1), flat(9)])
+    found = reconstruction(a, b)
+    best = 20 * np.log10(255) + 10 * np.log10(a[0].size)
+    pairs = [20 * np.log10(255)] * len(flat(0)) + [best] * len(flat(9))
+    np.testing.assert_allclose(found["psnr"], np.mean(pairs))
+    np.testing.assert_allclose(found["psnr_pooled"], 20 * np.log10(255) + 10 * np.log10(2), atol=0.01)
 
 
 def test_ssim_of_flat_pictures_is_their_light_term():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2i_jax.models import attention as module
 from t2i_jax.models.attention import attention, cudnn, plain, splash
 from t2i_jax.models.remat import Remat
 from t2i_jax.models.transformer import Transformer
@@ -105,3 +106,11 @@ def test_keeping_less_computes_more():
 def test_a_policy_that_names_nothing_known_is_refused(wrong):
     with pytest.raises(ValueError, match="qkv, mixed, inner"):
         Remat(**wrong)
+
+
+@pytest.mark.parametrize("width, taken", [(64, True), (128, True), (12, False), (160, False)])
+def test_a_head_that_cudnn_does_not_take_goes_the_plain_way(monkeypatch, width, taken):
+    monkeypatch.setattr(module, "platform", lambda: "gpu")
+    monkeypatch.setattr(module, "cudnn", lambda q, *given: jnp.full_like(q, 7))
+    q = jnp.ones((1, 3, 2, width), jnp.bfloat16)
+    assert bool((attention(q, q, q) == 7).all()) == taken

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from t2i_jax.models.conv import Conv, DoublingConv
 from t2i_jax.models.dense import Dense, by_batch
 from t2i_jax.parallel.hlo import read
 from t2i_jax.parallel.mesh import Mesh, split_batch
@@ -30,6 +31,15 @@ def test_equals_flax(features, bias, dtype, tolerance):
 
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=10 * tolerance)
     jax.tree.map(close, value_and_grads(ours), value_and_grads(flax))
+
+
+@pytest.mark.parametrize("layer, rows", [(Dense, (2**16,)), (Conv, (16, 64, 64)), (DoublingConv, (16, 32, 32))])
+def test_a_bias_that_many_places_share_has_their_whole_gradient(layer, rows):
+    module = layer(3, dtype="bfloat16")
+    x = jnp.zeros((*rows, 1))
+    params = jax.jit(module.init)(jax.random.key(0), x)
+    grads = jax.jit(jax.grad(lambda p: module.apply(p, x).astype(jnp.float32).mean()))(params)
+    np.testing.assert_allclose(grads["params"]["bias"], 1 / 3, rtol=1e-2)  # in half precision it stalls at an eighth
 
 
 def test_activations_and_their_gradients_stay_with_their_examples():

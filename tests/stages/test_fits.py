@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from t2i_jax.diffusion.process import Clean, LossIn, MinSNR, Noise, Process
@@ -22,6 +23,17 @@ def test_a_vae_refuses_pictures_whose_smaller_ones_it_could_not_encode(shape, cr
     with pytest.raises(ValueError, match=f"{shape[0]}x{shape[1]}: both sides must be multiples of 16"):
         jax.eval_shape(lambda image: stage.views(jax.random.key(0), image), pixels(*shape))
     assert jax.eval_shape(lambda image: stage.views(jax.random.key(0), image), pixels(96, 64)).shape[-1] == 3
+
+
+@pytest.mark.parametrize("b", [1, 2, 3])
+def test_a_vae_sees_pictures_at_both_scales_in_batches_of_any_size(b):
+    stage = VAEStage(model=AutoencoderKL(channels=(4, 4), groups=4), crop=4)
+    image = jnp.indices((8, 8)).sum(0)[None, :, :, None].repeat(b, 0).repeat(3, 3).astype(jnp.uint8)
+    views = jax.jit(lambda key: stage.views(key, image))
+    steps = np.stack([jnp.diff(views(jax.random.key(n)), axis=1)[:, 0, 0, 0] for n in range(200)])
+    small = np.isclose(steps, 2 / 127.5, atol=1e-6)
+    assert (small | np.isclose(steps, 1 / 127.5, atol=1e-6)).all()
+    assert 0.4 < small.mean() < 0.6
 
 
 def test_a_factor_that_does_not_divide_a_picture_is_told():
