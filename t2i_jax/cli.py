@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -38,7 +38,7 @@ def train(args: list[str]) -> int:
             "RUN     the cascade's run directory (default: runs/NAME with NAME the config's folder)\n\n"
             "`t2i train CONFIG --help` lists every field of the experiment, its type and its value."
         )
-        return 0
+        return 0 if args else USAGE
     run, args = _take(args, "--run", "")
     if not args:
         raise UsageError("no config: t2i train CONFIG --run RUN")
@@ -92,7 +92,7 @@ def plan(args: list[str]) -> int:
             "Prints memory a chip, FLOPs, every message between chips, and an estimate of time and cost. Exits with 1\n"
             "where the program does not fit. Needs the extra `plan` (libtpu), and no TPU."
         )
-        return 0
+        return 0 if args else USAGE
     config, rest = args[0], args[1:]
     topology, rest = _take(rest, "--topology", "v5e:16x16")
     slices, rest = _take(rest, "--slices", "1")
@@ -137,7 +137,7 @@ def doctor(args: list[str]) -> int:
             "is timed.\n"
             "CONFIG, RUN and the fields are those of `t2i train`."
         )
-        return 0
+        return 0 if args else USAGE
     run, rest = _take(args[1:], "--run", str(Path("runs") / Path(args[0]).resolve().parent.name))
     experiment = _experiment(args[0], rest, "doctor")
     from t2i_jax.parallel.hosts import join
@@ -150,8 +150,19 @@ def doctor(args: list[str]) -> int:
 def _experiment(config: str, options: list[str], command: str):
     """What ``CONFIG[:NAME]`` returns, with the options' fields."""
     path, _, variant = config.partition(":")
-    experiment = read_config(path, variant or "config")
+    experiment = _checked(read_config(path, variant or "config"), path, variant or "config")
     return tyro.cli(type(experiment), default=experiment, args=options, prog=f"t2i {command} {config}")
+
+
+def _checked(made: Any, path: str | Path, variant: str) -> Any:
+    """What a config's function returned. Raises UsageError unless it is an Experiment."""
+    from t2i_jax.training.experiment import Experiment
+
+    if not isinstance(made, Experiment):
+        raise UsageError(
+            f"{path}: {variant}() returns {type(made).__name__}, not an Experiment: is its `return` missing?"
+        )
+    return made
 
 
 def _train_folder(folder: Path, variant: str, run: str) -> int:
@@ -173,7 +184,7 @@ def _folder(folder: Path, variant: str) -> dict:
     for path in sorted(folder.glob("*.py")):
         make = function_of(path, variant)
         if make is not None:
-            experiment = make()
+            experiment = _checked(make(), path, variant)
             name = experiment.stage.name
             if name in files:
                 raise UsageError(f"{path} and {files[name][0]} both train {name!r}: move one of them away")

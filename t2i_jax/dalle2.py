@@ -9,6 +9,7 @@ TensorFlow is never imported here.
 """
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -146,7 +147,10 @@ class DallE2:
         return dataclasses.replace(self, **stages)
 
     def guided(self, scale: float) -> "DallE2":
-        """The same weights with another scale in the decoder's guidance; nothing is compiled anew, but for 1."""
+        """The same weights with another scale in the decoder's guidance; nothing is compiled anew, but for 1. Raises
+        ValueError for a scale that is no finite number."""
+        if not math.isfinite(scale):
+            raise ValueError(f"guidance {scale}: give a finite number; 1 is none")
         guidance = dataclasses.replace(self.decoder.guidance, scale=scale)
         model = self.replace(decoder=dataclasses.replace(self.decoder, guidance=guidance))
         if self.decoder.guidance.guides and guidance.guides:
@@ -159,13 +163,17 @@ class DallE2:
         ``best_of``: so many times as many are painted, and those kept that CLIP finds nearest to their caption, nearest
         first (Ramesh et al., https://arxiv.org/abs/2102.12092, section 2.6). The pictures depend on the caption's place
         in the list, on ``n * best_of`` and on ``seed``, but not on how many devices there are. Raises ValueError for an
-        empty caption.
+        empty caption or none, a count below one, and a seed outside [0, 2^32).
         """
+        if min(n, best_of) < 1:
+            raise ValueError(f"n={n}, best_of={best_of}: at least one picture is painted")
+        check_seed(seed)
         captions = [captions] if isinstance(captions, str) else list(captions)
-        repeated = [caption for caption in captions for _ in range(n * best_of)]
+        repeated = np.repeat(self.tokens(captions), n * best_of, axis=0)
         guidance = self.decoder.guidance
         scale = np.float32(guidance.scale) if guidance.guides else None
-        images = self._batched(repeated, lambda tokens, key: self.painter(self.params, tokens, key, scale), seed)
+        paint = lambda part, start: self.painter(self.params, part, _key(seed, start), scale)
+        images = self._sliced(repeated, paint)
         if best_of == 1:
             return images
         found = self.clip_embed_images(images).reshape(len(captions), n * best_of, -1)
@@ -178,10 +186,12 @@ class DallE2:
 
         A caption that has no room is cut, as in training; a warning says which, and what is left of it.
         """
+        if not len(captions):
+            raise ValueError("no caption: say what the picture should show")
         texts = [normalize(caption) for caption in captions]
         empty = [i for i, text in enumerate(texts) if not text]
         if empty:
-            raise ValueError(f"caption {empty[0]} of {len(texts)} is empty: say what the picture should show")
+            raise ValueError(f"caption {empty[0] + 1} of {len(texts)} is empty: say what the picture should show")
         tokens = self.tokenizer(texts, self.context)
         rows = zip(texts, self.tokenizer.lengths(texts), tokens)
         cut = {
@@ -284,6 +294,12 @@ class DallE2:
             return to_uint8(decode(self.vae.model, params["painter"], encode(self.vae.model, params["vae"], images)))
 
         return self._jit(reconstruct)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that JAX would take for another one."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}")
 
 
 def _key(seed: int, start: int) -> jax.Array:

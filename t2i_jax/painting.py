@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i_jax.dalle2 import DallE2
+from t2i_jax.dalle2 import DallE2, check_seed
 from t2i_jax.parallel.hosts import join, leader
 from t2i_jax.training.sheet import sheet
 
@@ -23,6 +23,7 @@ def paint(
     for option, count in (("n", n), ("best-of", best_of)):
         if count < 1:
             raise ValueError(f"--{option} {count}: at least one picture is painted")
+    check_seed(seed)
     join()
     model = DallE2.load(run)
     if guidance is not None:

@@ -126,9 +126,21 @@ def test_a_second_upsampler_enlarges_what_the_first_one_paints(run, tmp_path):
     assert SECOND in export_cascade(tmp_path, tmp_path / "out")
 
 
-def test_empty_caption_is_named(run):
-    with pytest.raises(ValueError, match="caption 1 of 2 is empty"):
-        DallE2.load(run)(["a whale", "  "])
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"captions": ["a whale", " \t"], "n": 3}, "caption 2 of 2 is empty"),
+        ({"captions": []}, "no caption"),
+        ({"captions": "a whale", "n": 0}, "n=0, best_of=1: at least one picture"),
+        ({"captions": "a whale", "seed": 2**32}, "seed=4294967296: give a whole number from 0 to 4294967295"),
+    ],
+)
+def test_what_can_not_be_painted_is_told(run, given, said):
+    model = DallE2.load(run)
+    with pytest.raises(ValueError, match=said):
+        model(**given)
+    with pytest.raises(ValueError, match="guidance nan: give a finite number"):
+        model.guided(float("nan"))
 
 
 def test_a_caption_that_is_cut_is_named_with_what_is_left_of_it(run, recwarn):

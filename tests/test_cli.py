@@ -157,3 +157,32 @@ def test_a_missing_wandb_is_said_before_anything_is_computed(tmp_path, capsys):
 def test_a_search_for_a_mesh_to_paint_on_takes_none(capsys):
     assert main(["plan", "configs/emoji", "--sample", "4", "--search", "2", "--mesh.model", "2"]) == USAGE
     assert "--mesh.model: with --search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "doctor"])
+def test_a_command_without_its_config_shows_its_usage_and_fails(command, capsys):
+    assert main([command]) == USAGE
+    assert capsys.readouterr().out.startswith(f"usage: t2i {command} CONFIG")
+    assert main([command, "--help"]) == 0
+
+
+def test_a_config_that_returns_nothing_is_told(tmp_path, capsys):
+    path = tmp_path / "a.py"
+    path.write_text("def config():\n    3\n")
+    for given in (path, tmp_path):
+        assert main(["train", str(given), "--run", str(tmp_path / "run")]) == USAGE
+        assert "a.py: config() returns NoneType, not an Experiment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option, value, said",
+    [
+        ("--stage.model.dtype", "float33", "stage.model.dtype=float33: a model computes in float32, bfloat16"),
+        ("--optimizer.matrices", "(", "optimizer.matrices='(' is no regular expression"),
+        ("--seed", str(2**32), "seed=4294967296: JAX would take it for another one"),
+        ("--seed", "-1", "seed=-1: give at least 0"),
+    ],
+)
+def test_an_option_that_no_training_could_use_is_told(option, value, said, capsys, tmp_path):
+    assert main(["train", "configs/emoji/prior.py", "--run", str(tmp_path / "run"), option, value]) == USAGE
+    assert said in " ".join(capsys.readouterr().err.split())  # wrapped

@@ -11,6 +11,7 @@
 ``tyro.cli(Experiment, default=config())`` gives every field below as a typed command-line option.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,26 @@ from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.stages.base import Stage
 from t2i_jax.training.optimizer import AdamW, Optimizer
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def _check(values: Any, where: str, **least: int) -> None:
     """Raise ValueError for a field that is less than what is named for it."""
     for name, bound in least.items():
         if not getattr(values, name) >= bound:  # so that NaN is refused
             raise ValueError(f"{where}{name}={getattr(values, name)}: give at least {bound}")
+
+
+def _check_dtypes(value: Any, where: str) -> None:
+    """Raise ValueError for a ``dtype``, in ``value`` or what it is made of, in which no model computes."""
+    for f in dataclasses.fields(value):
+        if f.name in ("parent", "name"):  # of a Flax module, not of the model
+            continue
+        item = getattr(value, f.name)
+        if f.name == "dtype" and item not in DTYPES:
+            raise ValueError(f"{where}.dtype={item}: a model computes in {', '.join(DTYPES)}")
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            _check_dtypes(item, f"{where}.{f.name}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,9 @@ class Experiment:
     """When it is rolled back or ended because something goes wrong."""
 
     def __post_init__(self):
-        _check(self, "", steps=0, accumulate=1, cache_gb=0)
+        _check(self, "", steps=0, accumulate=1, cache_gb=0, seed=0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed}: JAX would take it for another one; give less than 2^32")
+        _check_dtypes(self.stage, "stage")
         if not 0 <= self.ema <= 1:
             raise ValueError(f"ema={self.ema} is the weight of what the average was: 0 to 1")

@@ -123,6 +123,12 @@ class Muon(Optimizer):
     decay: float = 0.01
     """Weight decay, times the learning rate, on the matrices of Muon alone: other kernels have none."""
 
+    def __post_init__(self):
+        try:
+            re.compile(self.matrices)
+        except re.error as error:
+            raise ValueError(f"optimizer.matrices={self.matrices!r} is no regular expression: {error}") from error
+
     def update(self, rate: optax.Schedule) -> optax.GradientTransformation:
         def dimensions(params: Params) -> Params:
             return jax.tree_util.tree_map_with_path(

@@ -38,8 +38,9 @@ def test_a_bias_that_many_places_share_has_their_whole_gradient(layer, rows):
     module = layer(3, dtype="bfloat16")
     x = jnp.zeros((*rows, 1))
     params = jax.jit(module.init)(jax.random.key(0), x)
-    grads = jax.jit(jax.grad(lambda p: module.apply(p, x).astype(jnp.float32).mean()))(params)
-    np.testing.assert_allclose(grads["params"]["bias"], 1 / 3, rtol=1e-2)  # in half precision it stalls at an eighth
+    weight = jnp.full(jax.eval_shape(module.apply, params, x).shape, 2.0**-16, "bfloat16")
+    grads = jax.jit(jax.grad(lambda p, x, w: (module.apply(p, x) * w).astype(jnp.float32).sum()))(params, x, weight)
+    np.testing.assert_allclose(grads["params"]["bias"], 1.0, rtol=1e-2)  # in half precision a fifth of it, or less
 
 
 def test_activations_and_their_gradients_stay_with_their_examples():
