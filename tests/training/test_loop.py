@@ -110,7 +110,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_wri
 
 
 def test_a_frozen_stage_that_is_missing_is_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'second' reads 'toy'.*t2i train configs/emoji/toy.py --run"):
+    with pytest.raises(FileNotFoundError, match="'second' reads 'toy'.*t2i train CONFIG --run .* config of 'toy'"):
         train(SECOND, tmp_path)
 
 
