@@ -93,6 +93,11 @@ class Run:
         return self.root / "tokenizer.model"
 
     @property
+    def draft(self) -> Path:
+        """Where the first process puts a new tokenizer for the others to read."""
+        return self.directory / "tokenizer.draft"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 
