@@ -192,11 +192,13 @@ def demo(run: str = "runs/demo", configs: str = "configs/emoji", out: str = "") 
         out: The sheet, a PNG; default RUN/sheet.png.
     """
     from t2i_jax.painting import check_name, paint
+    from t2i_jax.training.run import make_folder
 
     check_name(out := out or str(Path(run) / "sheet.png"))
     if not Path(configs).is_dir():
         raise UsageError(f"no folder {configs} here; run this in t2i_jax's repository or give its --configs FOLDER")
     captions = read_config(Path(configs) / "captions.py", "captions")
+    make_folder(Path(out).parent)
     started = time.monotonic()
     if code := _train_folder(Path(configs), "demo", run):
         return code
@@ -262,8 +264,10 @@ def evaluate(
     """
     from t2i_jax.dalle2 import DallE2
     from t2i_jax.evaluation import evaluate as run_evaluation
-    from t2i_jax.training.run import read_experiment
+    from t2i_jax.training.run import make_folder, read_experiment
 
+    if out:
+        make_folder(out)
     model = DallE2.load(run)
     dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
     run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
@@ -371,11 +375,11 @@ def _run(args: list[str] | None) -> int:
     function, raw = COMMANDS[name]
     try:
         return (function if raw else _typed(function))(rest) or 0
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("T2I_TRACEBACK"):
             raise
         print(f"t2i {name}: {error}\n(T2I_TRACEBACK=1 shows where)", file=sys.stderr)
-        return USAGE
+        return USAGE if isinstance(error, ValueError | FileNotFoundError) else 1  # a disk may be well again
     except SystemExit as error:
         if error.code != 2:  # what tyro, which has said what is wrong, ends with
             raise

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2i_jax.cli import USAGE, main
+from t2i_jax.cli import COMMANDS, USAGE, main
 
 CONFIG = """
 import dataclasses
@@ -157,3 +157,21 @@ def test_a_missing_wandb_is_said_before_anything_is_computed(tmp_path, capsys):
 def test_a_search_for_a_mesh_to_paint_on_takes_none(capsys):
     assert main(["plan", "configs/emoji", "--sample", "4", "--search", "2", "--mesh.model", "2"]) == USAGE
     assert "--mesh.model: with --search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["train", "CONFIG", "--run", "FILE"], ["eval", "no run", "--out", "FILE"]])
+def test_a_file_where_a_folder_has_to_be_made_is_said_before_any_work(args, tmp_path, capsys):
+    config, file = folder_of(tmp_path, a=CONFIG.format(base="FIRST")) / "a.py", tmp_path / "file"
+    file.touch()
+    assert main([{"CONFIG": str(config), "FILE": str(file)}.get(arg, arg) for arg in args]) == USAGE
+    assert re.search(f"{file}.* can't be made a folder", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("error, code", [(OSError(5, "Input/output error", "there"), 1), (ValueError("there"), USAGE)])
+def test_an_error_of_the_disk_is_one_line_and_not_the_callers(error, code, monkeypatch, capsys):
+    def fails(args):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "sample", (fails, True))
+    assert main(["sample"]) == code
+    assert capsys.readouterr().err.splitlines()[0] == f"t2i sample: {error}"

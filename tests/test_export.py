@@ -108,3 +108,11 @@ def test_an_export_onto_a_run_is_refused_and_the_run_stays_as_it_is(out, tmp_pat
     with pytest.raises(ValueError, match=f"{out} is a run, .*: give a folder that is not one, such as .*{out}/export"):
         export_cascade(tmp_path / "run", tmp_path / out)
     assert (tmp_path / "run" / "decoder" / "config.json").read_text() == "{}"
+
+
+def test_a_file_in_the_exports_place_is_said_before_a_stage_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").touch()
+    monkeypatch.setattr(cascade, "steps_saved", lambda _: [2])
+    with pytest.raises(ValueError, match="config.json can't be made a folder"):
+        export_cascade(tmp_path, tmp_path / "vae" / "config.json")

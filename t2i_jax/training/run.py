@@ -165,6 +165,17 @@ def write_whole(path: Path, text: str, lasting: bool = True) -> None:
     os.replace(partial, path)
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder that will be written into, with those above it, before the work for it is done.
+
+    Raises ValueError where a file is in the way or the right is missing.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"{path} can't be made a folder ({error.strerror}): name another place to write to") from error
+
+
 def _shares(dataset: Any) -> list[float]:
     """Shares of the data sets that an encoded ``data.dataset`` names."""
     return [share for _, share in dataset] if isinstance(dataset, list) else [1.0]
