@@ -264,13 +264,16 @@ def evaluate(
     """
     from t2i_jax.dalle2 import DallE2
     from t2i_jax.evaluation import evaluate as run_evaluation
+    from t2i_jax.parallel.hosts import company, join, leader
     from t2i_jax.training.run import make_folder, read_experiment
 
-    if out:
-        make_folder(out)
-    model = DallE2.load(run)
-    dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
-    run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
+    with company():
+        join()
+        if out and leader():
+            make_folder(out)
+        model = DallE2.load(run)
+        dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
+        run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
 
 
 def export(run: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.conf.Positional]) -> None:

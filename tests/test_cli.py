@@ -175,3 +175,12 @@ def test_an_error_of_the_disk_is_one_line_and_not_the_callers(error, code, monke
     monkeypatch.setitem(COMMANDS, "sample", (fails, True))
     assert main(["sample"]) == code
     assert capsys.readouterr().err.splitlines()[0] == f"t2i sample: {error}"
+
+
+def test_an_evaluation_joins_the_other_processes_before_a_cascade_is_loaded(monkeypatch):
+    order = []
+    monkeypatch.setattr("t2i_jax.parallel.hosts.join", lambda: order.append("join"))
+    monkeypatch.setattr("t2i_jax.dalle2.DallE2.load", lambda run: order.append("load"))
+    monkeypatch.setattr("t2i_jax.evaluation.evaluate", lambda *args, **options: order.append("measure"))
+    assert main(["eval", "run", "--dataset", "emoji64"]) == 0
+    assert order == ["join", "load", "measure"]
