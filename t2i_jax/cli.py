@@ -13,11 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from t2i_jax.configfile import UsageError, function_of, read_config
+from t2i_jax.configfile import UsageError, checked, function_of, read_config
 
 USAGE = 64
 """Exit code of a command that was called wrongly or given bad input: trying again will not help."""
@@ -150,19 +150,8 @@ def doctor(args: list[str]) -> int:
 def _experiment(config: str, options: list[str], command: str):
     """What ``CONFIG[:NAME]`` returns, with the options' fields."""
     path, _, variant = config.partition(":")
-    experiment = _checked(read_config(path, variant or "config"), path, variant or "config")
+    experiment = checked(read_config(path, variant or "config"), path, variant or "config")
     return tyro.cli(type(experiment), default=experiment, args=options, prog=f"t2i {command} {config}")
-
-
-def _checked(made: Any, path: str | Path, variant: str) -> Any:
-    """What a config's function returned. Raises UsageError unless it is an Experiment."""
-    from t2i_jax.training.experiment import Experiment
-
-    if not isinstance(made, Experiment):
-        raise UsageError(
-            f"{path}: {variant}() returns {type(made).__name__}, not an Experiment: is its `return` missing?"
-        )
-    return made
 
 
 def _train_folder(folder: Path, variant: str, run: str) -> int:
@@ -184,7 +173,7 @@ def _folder(folder: Path, variant: str) -> dict:
     for path in sorted(folder.glob("*.py")):
         make = function_of(path, variant)
         if make is not None:
-            experiment = _checked(make(), path, variant)
+            experiment = checked(make(), path, variant)
             name = experiment.stage.name
             if name in files:
                 raise UsageError(f"{path} and {files[name][0]} both train {name!r}: move one of them away")
@@ -203,11 +192,13 @@ def demo(run: str = "runs/demo", configs: str = "configs/emoji", out: str = "") 
         out: The sheet, a PNG; default RUN/sheet.png.
     """
     from t2i_jax.painting import check_name, paint
+    from t2i_jax.training.run import make_folder
 
     check_name(out := out or str(Path(run) / "sheet.png"))
     if not Path(configs).is_dir():
         raise UsageError(f"no folder {configs} here; run this in t2i_jax's repository or give its --configs FOLDER")
     captions = read_config(Path(configs) / "captions.py", "captions")
+    make_folder(Path(out).parent)
     started = time.monotonic()
     if code := _train_folder(Path(configs), "demo", run):
         return code
@@ -273,11 +264,16 @@ def evaluate(
     """
     from t2i_jax.dalle2 import DallE2
     from t2i_jax.evaluation import evaluate as run_evaluation
-    from t2i_jax.training.run import read_experiment
+    from t2i_jax.parallel.hosts import company, join, leader
+    from t2i_jax.training.run import make_folder, read_experiment
 
-    model = DallE2.load(run)
-    dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
-    run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
+    with company():
+        join()
+        if out and leader():
+            make_folder(out)
+        model = DallE2.load(run)
+        dataset = dataset or read_experiment(Path(run) / "upsampler").data.parts[0][0]
+        run_evaluation(model, dataset, out or Path(run) / "eval", captions=captions, seed=seed)
 
 
 def export(run: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.conf.Positional]) -> None:
@@ -382,11 +378,11 @@ def _run(args: list[str] | None) -> int:
     function, raw = COMMANDS[name]
     try:
         return (function if raw else _typed(function))(rest) or 0
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("T2I_TRACEBACK"):
             raise
         print(f"t2i {name}: {error}\n(T2I_TRACEBACK=1 shows where)", file=sys.stderr)
-        return USAGE
+        return USAGE if isinstance(error, ValueError | FileNotFoundError) else 1  # a disk may be well again
     except SystemExit as error:
         if error.code != 2:  # what tyro, which has said what is wrong, ends with
             raise

@@ -3,7 +3,7 @@
     experiment = read_config("configs/emoji/decoder.py")            # what config() returns
     experiment = read_config("configs/emoji/decoder.py", "demo")    # what demo() returns
 
-Whatever goes wrong inside the file is a UsageError that names the file, the line and the error. Imports no JAX.
+Whatever goes wrong inside the file is a UsageError that names the file, the line and the error. Imports no JAX by itself.
 """
 
 import importlib.util
@@ -41,6 +41,17 @@ def function_of(path: Path, name: str) -> Callable[[], Any] | None:
     path = path.resolve()
     function = getattr(_said(path, lambda: _module(path)), name, None)
     return None if function is None else lambda: _said(path, function)
+
+
+def checked(made: Any, path: str | Path, variant: str) -> Any:
+    """What a config's function returned. Raises UsageError unless it is an Experiment."""
+    from t2i_jax.training.experiment import Experiment
+
+    if not isinstance(made, Experiment):
+        raise UsageError(
+            f"{path}: {variant}() returns {type(made).__name__}, not an Experiment: is its `return` missing?"
+        )
+    return made
 
 
 def _module(path: Path) -> ModuleType:

@@ -6,18 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from t2i_jax.dalle2 import DallE2, check_seed
-from t2i_jax.parallel.hosts import join, leader
+from t2i_jax.parallel.hosts import company, join, leader
+from t2i_jax.training.run import make_folder
 from t2i_jax.training.sheet import sheet
 
 
+@company()
 def paint(
     run: str, captions: list[str], n: int, seed: int, out: str, guidance: float | None = None, best_of: int = 1
 ) -> None:
     """``n`` pictures a caption into a .png sheet, or an .npz with ``images`` uint8 [n * len(captions), h, w, 3].
 
     ``guidance``: of the decoder; None takes the config's. ``best_of``: as ``DallE2`` takes it. Several processes,
-    started as for a training, paint together and the first one writes. Raises ValueError for another kind of file or a
-    count below one.
+    started as for a training, paint together and the first one writes. Raises ValueError for another kind of file, a
+    folder in its place or a count below one.
     """
     check_name(out)
     for option, count in (("n", n), ("best-of", best_of)):
@@ -25,13 +27,14 @@ def paint(
             raise ValueError(f"--{option} {count}: at least one picture is painted")
     check_seed(seed)
     join()
+    if leader():
+        make_folder(Path(out).parent)
     model = DallE2.load(run)
     if guidance is not None:
         model = model.guided(guidance)
     images = model(captions, n=n, seed=seed, best_of=best_of)
     if not leader():
         return
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
     if out.endswith(".npz"):
         np.savez_compressed(out, images=images)
     else:
@@ -43,6 +46,8 @@ def check_name(out: str) -> None:
     """Raise ValueError where ``out`` is no name of a file that ``paint`` writes."""
     if Path(out).suffix not in (".png", ".npz"):
         raise ValueError(f"--out {out}: the name must end in .png (a sheet) or .npz (arrays)")
+    if Path(out).is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {Path(out) / 'sheet'}{Path(out).suffix}")
 
 
 def read_captions(path: str) -> list[str]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from t2i_jax.cli import USAGE, main
+from t2i_jax.cli import COMMANDS, USAGE, main
 
 CONFIG = """
 import dataclasses
@@ -186,3 +186,30 @@ def test_a_config_that_returns_nothing_is_told(tmp_path, capsys):
 def test_an_option_that_no_training_could_use_is_told(option, value, said, capsys, tmp_path):
     assert main(["train", "configs/emoji/prior.py", "--run", str(tmp_path / "run"), option, value]) == USAGE
     assert said in " ".join(capsys.readouterr().err.split())  # wrapped
+
+
+@pytest.mark.parametrize("args", [["train", "CONFIG", "--run", "FILE"], ["eval", "no run", "--out", "FILE"]])
+def test_a_file_where_a_folder_has_to_be_made_is_said_before_any_work(args, tmp_path, capsys):
+    config, file = folder_of(tmp_path, a=CONFIG.format(base="FIRST")) / "a.py", tmp_path / "file"
+    file.touch()
+    assert main([{"CONFIG": str(config), "FILE": str(file)}.get(arg, arg) for arg in args]) == USAGE
+    assert re.search(f"{file}.* can't be made a folder", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("error, code", [(OSError(5, "Input/output error", "there"), 1), (ValueError("there"), USAGE)])
+def test_an_error_of_the_disk_is_one_line_and_not_the_callers(error, code, monkeypatch, capsys):
+    def fails(args):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "sample", (fails, True))
+    assert main(["sample"]) == code
+    assert capsys.readouterr().err.splitlines()[0] == f"t2i sample: {error}"
+
+
+def test_an_evaluation_joins_the_other_processes_before_a_cascade_is_loaded(monkeypatch):
+    order = []
+    monkeypatch.setattr("t2i_jax.parallel.hosts.join", lambda: order.append("join"))
+    monkeypatch.setattr("t2i_jax.dalle2.DallE2.load", lambda run: order.append("load"))
+    monkeypatch.setattr("t2i_jax.evaluation.evaluate", lambda *args, **options: order.append("measure"))
+    assert main(["eval", "run", "--dataset", "emoji64"]) == 0
+    assert order == ["join", "load", "measure"]

@@ -97,3 +97,22 @@ def test_a_part_without_a_reference_form_stops_no_other_and_each_names_its_proce
     config = json.loads((tmp_path / "out" / "decoder" / "config.json").read_text())
     said = {key: config[key] for key in config if key.startswith("t2i_jax")}
     assert said == {"t2i_jax_step": 2, "t2i_jax_prediction": "Clean()", "t2i_jax_schedule": "Flow()"}
+
+
+@pytest.mark.parametrize("out", ["run", "linked", "other"])
+def test_an_export_onto_a_run_is_refused_and_the_run_stays_as_it_is(out, tmp_path):
+    for path in ("run/decoder", "other/vae/checkpoints"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "run")
+    (tmp_path / "run" / "decoder" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"{out} is a run, .*: give a folder that is not one, such as .*{out}/export"):
+        export_cascade(tmp_path / "run", tmp_path / out)
+    assert (tmp_path / "run" / "decoder" / "config.json").read_text() == "{}"
+
+
+def test_a_file_in_the_exports_place_is_said_before_a_stage_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").touch()
+    monkeypatch.setattr(cascade, "steps_saved", lambda _: [2])
+    with pytest.raises(ValueError, match="config.json can't be made a folder"):
+        export_cascade(tmp_path, tmp_path / "vae" / "config.json")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from t2i_jax.painting import read_captions
+from t2i_jax.painting import paint, read_captions
 
 
 def test_any_caption_comes_back_in_its_order(tmp_path):
@@ -37,3 +37,13 @@ def test_a_bad_file_is_refused_with_its_line(tmp_path, content, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="absent.jsonl"):
         read_captions(str(tmp_path / "absent.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("out", "said"), [("folder.png", "folder.png is a folder: name a file"), ("file/a.png", "file can't be made")]
+)
+def test_a_place_that_takes_no_file_is_refused_before_a_cascade_is_loaded(out, said, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=said):
+        paint(str(tmp_path / "no run"), ["a whale"], 1, 0, str(tmp_path / out))

@@ -18,6 +18,8 @@ from t2i_jax.evaluation.measure import faithfulness, guidance_sweep, likeness, r
 from t2i_jax.evaluation.report import Figures, write_report
 from t2i_jax.evaluation.retrieval import recalls
 from t2i_jax.evaluation.subjects import Subjects, splits, subjects
+from t2i_jax.parallel.hosts import leader
+from t2i_jax.training.run import make_folder
 
 LEAST = 8
 """Pictures and captions without which the statistics have no meaning."""
@@ -53,12 +55,17 @@ def evaluate(
 
     ``captions``: how many captions of the training split, at most half of it, and of the held-out split are painted;
     the other training pictures are the reference of the Fréchet distances. ``scales`` and ``sweep_captions``: the
-    guidance sweep, on held-out captions. ``shown``: pictures of a kind on the page. Raises ValueError for fewer
-    captions than 8, a data set without a held-out split, or a split that is too small.
+    guidance sweep, on held-out captions. ``shown``: pictures of a kind on the page. Of several processes, which call
+    this alike, the first one writes and says how far it is. Raises ValueError for fewer captions than 8, a data set
+    without a held-out split, a split that is too small, or an ``out`` that is no folder.
     """
     if min(captions, sweep_captions) < LEAST:
         raise ValueError(f"captions={captions} and sweep_captions={sweep_captions} must both be at least {LEAST}")
     start = time.monotonic()
+    if leader():
+        make_folder(out)
+    else:
+        say = lambda _: None
     names = splits(dataset)
     real = {role: subjects(dataset, split, model.image_size) for role, split in names.items()}
     check_counts(real["train"], 2 * LEAST, "half of them are painted, the others are what they are compared with")
@@ -132,8 +139,8 @@ def evaluate(
     )
     figures.sweep = [(few.captions[i], [p[i] for p in pictures]) for i in _spread_out(len(few), 8)]
     results["seconds"] = round(time.monotonic() - start, 1)
-    page = write_report(results, figures, out)
-    say(f"report: {page}")
+    if leader():
+        say(f"report: {write_report(results, figures, out)}")
     return results
 
 

@@ -13,7 +13,7 @@ from t2i_jax.stages.polish import polished
 from t2i_jax.training.appender import say
 from t2i_jax.training.checkpoint import steps_saved
 from t2i_jax.training.frozen import load_together
-from t2i_jax.training.run import read_experiment
+from t2i_jax.training.run import make_folder, read_experiment
 
 STAGES = ("vae", "polish", "clip", "prior", "decoder", "upsampler", "upsampler2")
 
@@ -27,9 +27,10 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
     just begun, is left out, so is a polish without its VAE's, and so is a model that no reference class can be; lines
     on stderr name them. What the output of prior, decoder or upsampler means, and under which schedule, stands in its
     config (``t2i_jax_prediction``, ``t2i_jax_schedule``). Raises FileNotFoundError where ``run`` has no trained stage,
-    and ValueError where its stages were not trained on each other.
+    and ValueError where its stages were not trained on each other or ``out`` is a run or no folder.
     """
     run, out = Path(run), Path(out)
+    check_out(run, out)
     begun = [name for name in STAGES if (run / name / "config.json").is_file()]
     present = [name for name in begun if steps_saved(run / name)]
     if "vae" not in present:
@@ -38,6 +39,7 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
         say(f"not exported, because there is no checkpoint yet in {run}: {', '.join(left_out)}")
     if not present:
         raise FileNotFoundError(f"{run} has no trained stage: expected one of the folders {', '.join(STAGES)} in it")
+    make_folder(out)
     trained, steps = load_together(run, present)
     for name, params in trained.items():
         stage = read_experiment(run / name).stage
@@ -68,3 +70,12 @@ def export_cascade(run: str | Path, out: str | Path) -> list[str]:
             (out / name / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2) + "\n")
             shutil.copyfile(run / "tokenizer.model", out / name / "tokenizer.model")
     return present
+
+
+def check_out(run: Path, out: Path) -> None:
+    """Raise ValueError where ``out`` is a run, this one or another, whose config.json files would be written over."""
+    if out.resolve() == run.resolve() or any((out / name / "checkpoints").exists() for name in STAGES):
+        raise ValueError(
+            f"{out} is a run, and the export would write over its config.json files: give a folder that is not one, "
+            f"such as {out / 'export'}"
+        )

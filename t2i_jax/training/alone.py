@@ -12,6 +12,8 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from t2i_jax.training.run import make_folder
+
 EXIT_AT_WORK = 73
 """Exit code of a training that found another one at work in its directory. The supervisor does not take it for final:
 the other process may be about to die."""
@@ -24,9 +26,9 @@ class AtWork(RuntimeError):
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the lock ``path`` inside, which is made where there is none. Raises AtWork where another process holds it; a
-    file system that knows no locks has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the lock ``path`` inside, which is made where there is none. Raises AtWork where another process holds it,
+    and ValueError where its folder can't be made; a file system that knows no locks has none."""
+    make_folder(path.parent)
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -34,7 +34,8 @@ def load_frozen(stage: Stage, root: Path, rng: Array, batch: dict[str, Any]) -> 
         places = ", ".join(str(root / name) for name in missing)
         raise FileNotFoundError(
             f"the stage {stage.name!r} reads {', '.join(map(repr, missing))}, and there is no checkpoint in {places}. "
-            f"Train it first, into the same run directory: t2i train configs/emoji/{missing[0]}.py --run {root}"
+            f"Train it first, into the same run directory: t2i train CONFIG --run {root}, with the config of "
+            f"{missing[0]!r} that belongs to this one"
         )
     loaded = {name: load_params(root / name) for name in stage.reads}
     frozen = {name: params for name, (params, _) in loaded.items()}

@@ -1,7 +1,7 @@
 """What a training reads: the data set, the cascade's tokenizer, and batches of both.
 
 The tokenizer is ``RUN/tokenizer.model``; the first stage that is trained into a run makes it from its captions, of
-200,000 evenly spaced examples where there are more.
+200,000 evenly spaced examples where there are more. It stands there once nothing refuses the training any more.
 """
 
 import dataclasses
@@ -52,19 +52,39 @@ class Inputs:
         dataset = load_data(data)
         if leader():
             deal_of(data, dataset, paths.cache)  # writes the sizes, where buckets need them
-        if not paths.tokenizer.exists() and leader():
-            Tokenizer.train(captions_for_tokenizer(dataset), paths.tokenizer, data.vocab)
+            paths.draft.unlink(missing_ok=True)  # left by a process that was killed
+            if not paths.tokenizer.exists():
+                Tokenizer.train(captions_for_tokenizer(dataset), paths.draft, data.vocab)
         barrier(f"tokenizer of {experiment.stage.name}", PREPARATION)
-        tokenizer = Tokenizer.load(paths.tokenizer)
+        made = paths.draft.exists()
+        tokenizer = Tokenizer.load(paths.draft if made else paths.tokenizer)
+        barrier(f"tokenizer of {experiment.stage.name} is read")
+        if leader():
+            paths.draft.unlink(missing_ok=True)
         known = experiment.stage.vocabulary()
         if known is not None and known < tokenizer.vocab:
+            what, where = ("of these captions", "") if made else (paths.tokenizer, "into another run ")
             raise ValueError(
-                f"the tokenizer {paths.tokenizer} has {tokenizer.vocab} token ids and the model of the stage "
+                f"the tokenizer {what} has {tokenizer.vocab} token ids and the model of the stage "
                 f"{experiment.stage.name!r} knows {known}: set the vocab of its text tower to at least "
-                f"{tokenizer.vocab}, or train into another run with data.vocab={known} in every stage"
+                f"{tokenizer.vocab}, or train {where}with data.vocab={known} in every stage"
             )
         unusable = Unusable(paths.unusable(jax.process_index()), dataset)
         return cls(data, experiment.seed, dataset, tokenizer, unusable, share, paths.cache)
+
+    def keep_tokenizer(self, path: Path) -> None:
+        """Save the tokenizer where there is none yet. By then nothing refuses the training any more: what a refused one
+        left, the next would take for its own, whatever its captions are.
+
+        Raises ValueError where there is another.
+        """
+        if not path.exists():
+            self.tokenizer.save(path)
+        elif Tokenizer.load(path).digest != self.tokenizer.digest:
+            raise ValueError(
+                f"{path} was made meanwhile by another training, whose captions or data.vocab are not this one's: "
+                "start this one again and it takes that tokenizer, or train into another run"
+            )
 
     @property
     def deal(self) -> Deal:

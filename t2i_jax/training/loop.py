@@ -84,6 +84,8 @@ def _train(experiment: Experiment, paths: Run, mesh: Mesh, until: int | None) ->
             paths.check_config(meta["config"], experiment)
             paths.check_sources(meta["made_from"], made_from)
             changes = remarks(meta, now)
+        if leader():
+            inputs.keep_tokenizer(paths.tokenizer)
         if meta["finished"] and saver.latest() >= experiment.steps:
             say(f"{stage.name} is trained already: {saver.latest()} steps in {paths.directory}")
             return 0

@@ -93,6 +93,11 @@ class Run:
         return self.root / "tokenizer.model"
 
     @property
+    def draft(self) -> Path:
+        """Where the first process puts a new tokenizer for the others to read."""
+        return self.directory / "tokenizer.draft"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 
@@ -158,6 +163,17 @@ def write_whole(path: Path, text: str, lasting: bool = True) -> None:
             file.flush()
             sync(file.fileno())
     os.replace(partial, path)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder that will be written into, with those above it, before the work for it is done.
+
+    Raises ValueError where a file is in the way or the right is missing.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"{path} can't be made a folder ({error.strerror}): name another place to write to") from error
 
 
 def _shares(dataset: Any) -> list[float]:

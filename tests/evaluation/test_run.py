@@ -152,6 +152,18 @@ def test_a_split_that_is_too_small_is_named_before_anything_is_painted(short, le
         measure(Unused(), tmp_path)
 
 
+def test_a_file_in_the_reports_place_is_said_before_anything_is_painted(data, tmp_path):
+    (tmp_path / "eval").touch()
+    with pytest.raises(ValueError, match="eval can't be made a folder"):
+        measure(Unused(), tmp_path / "eval")
+
+
+def test_of_several_processes_the_first_one_alone_writes_and_speaks(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "leader", lambda: False)
+    evaluate(Painter(), "things", tmp_path / "eval", 8, (1.0,), 8, 6, say=lambda _: pytest.fail("spoke"))
+    assert not (tmp_path / "eval").exists()
+
+
 def test_real_pictures_are_no_reference_of_their_own(data, tmp_path):
     results = evaluate(
         Painter(), "things", tmp_path, captions=2 * WORDS, scales=(1.0,), sweep_captions=8, shown=6, say=lambda _: None

@@ -14,9 +14,12 @@ from PIL import Image
 
 from t2i_jax.data import Data
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.text import Tokenizer
 from t2i_jax.training import EXIT_STOPPED, AdamW, Checkpoints, Experiment, Reports, train
 from t2i_jax.training.checkpoint import load_params, steps_saved
 from t2i_jax.training.goodput import PARTS
+from t2i_jax.training.inputs import Inputs
+from t2i_jax.training.run import Run
 from t2i_jax.training.serialize import ConfigError
 from t2i_jax.training.stop import Stop
 from tests.launch.test_launch import in_a_terminal
@@ -110,8 +113,24 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_anything_is_wri
 
 
 def test_a_frozen_stage_that_is_missing_is_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'second' reads 'toy'.*t2i train configs/emoji/toy.py --run"):
+    with pytest.raises(FileNotFoundError, match="'second' reads 'toy'.*t2i train CONFIG --run .* config of 'toy'"):
         train(SECOND, tmp_path)
+
+
+@pytest.mark.parametrize("stage, says", [(Second(), "no checkpoint in"), (Second(vocab=10), "of these captions has")])
+def test_a_training_that_is_refused_leaves_no_tokenizer_to_the_next(stage, says, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        train(dataclasses.replace(SECOND, stage=stage), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_that_another_training_made_meanwhile_is_never_written_over(tmp_path):
+    inputs = Inputs.open(FIRST, Run(tmp_path, "toy"))
+    assert not (tmp_path / "tokenizer.model").exists()
+    other = Tokenizer.train(["another vocabulary"] * 9, tmp_path / "tokenizer.model", 280)
+    with pytest.raises(ValueError, match="made meanwhile by another training"):
+        inputs.keep_tokenizer(tmp_path / "tokenizer.model")
+    assert Tokenizer.load(tmp_path / "tokenizer.model").digest == other.digest
 
 
 def test_a_frozen_stage_of_another_size_names_the_leaf_and_both_shapes(run, tmp_path):
