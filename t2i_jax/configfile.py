@@ -3,7 +3,7 @@
     experiment = read_config("configs/emoji/decoder.py")            # what config() returns
     experiment = read_config("configs/emoji/decoder.py", "demo")    # what demo() returns
 
-Whatever goes wrong inside the file is a UsageError that names the file, the line and the error. Imports no JAX by itself.
+Whatever goes wrong inside the file is a UsageError that names the file, the line and the error. Reading imports no JAX.
 """
 
 import importlib.util
