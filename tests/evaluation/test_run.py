@@ -12,7 +12,7 @@ from t2i_jax.data import arrays, load_dataset
 from t2i_jax.diffusion import Guidance
 from t2i_jax.evaluation import evaluate, run
 from t2i_jax.evaluation.chart import line_chart
-from t2i_jax.evaluation.report import Figures, render
+from t2i_jax.evaluation.report import Figures, render, write_report
 from t2i_jax.evaluation.subjects import Subjects, subjects
 
 SIDE, WORDS = 16, 40
@@ -181,7 +181,10 @@ def test_numbers_that_are_not_finite_are_null_in_the_json(data, tmp_path):
         def reconstruct(self, images):
             return images
 
-    measure(Perfect(), tmp_path)
+    results = measure(Perfect(), tmp_path / "perfect")
+    assert np.isfinite(json.loads((tmp_path / "perfect" / "eval.json").read_text())["vae"]["val"]["psnr"])
+    results["vae"]["val"]["psnr"] = float("inf")
+    write_report(results, Figures(), tmp_path)
     assert json.loads((tmp_path / "eval.json").read_text())["vae"]["val"]["psnr"] is None
 
 
