@@ -30,7 +30,7 @@ from t2i_jax.stages.latents import decode, encode
 from t2i_jax.stages.polish import polished
 from t2i_jax.text import Tokenizer, normalize
 from t2i_jax.training.checkpoint import steps_saved
-from t2i_jax.training.experiment import Experiment
+from t2i_jax.training.experiment import Experiment, check_seed
 from t2i_jax.training.frozen import load_together
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.program import placed
@@ -294,12 +294,6 @@ class DallE2:
             return to_uint8(decode(self.vae.model, params["painter"], encode(self.vae.model, params["vae"], images)))
 
         return self._jit(reconstruct)
-
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError for a seed that JAX would take for another one."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}")
 
 
 def _key(seed: int, start: int) -> jax.Array:

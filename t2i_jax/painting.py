@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i_jax.dalle2 import DallE2, check_seed
+from t2i_jax.dalle2 import DallE2
 from t2i_jax.parallel.hosts import company, join, leader
+from t2i_jax.training.experiment import check_seed
 from t2i_jax.training.run import make_folder
 from t2i_jax.training.sheet import sheet
 

@@ -179,8 +179,8 @@ def test_a_config_that_returns_nothing_is_told(tmp_path, capsys):
     [
         ("--stage.model.dtype", "float33", "stage.model.dtype=float33: a model computes in float32, bfloat16"),
         ("--optimizer.matrices", "(", "optimizer.matrices='(' is no regular expression"),
-        ("--seed", str(2**32), "seed=4294967296: JAX would take it for another one"),
-        ("--seed", "-1", "seed=-1: give at least 0"),
+        ("--seed", str(2**32), "seed=4294967296: give a whole number from 0 to 4294967295"),
+        ("--seed", "-1", "seed=-1: give a whole number from 0"),
     ],
 )
 def test_an_option_that_no_training_could_use_is_told(option, value, said, capsys, tmp_path):

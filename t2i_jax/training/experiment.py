@@ -23,6 +23,12 @@ from t2i_jax.training.optimizer import AdamW, Optimizer
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that JAX would take for another one."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: give a whole number from 0 to {2**32 - 1}")
+
+
 def _check(values: Any, where: str, **least: int) -> None:
     """Raise ValueError for a field that is less than what is named for it."""
     for name, bound in least.items():
@@ -128,9 +134,8 @@ class Experiment:
     """When it is rolled back or ended because something goes wrong."""
 
     def __post_init__(self):
-        _check(self, "", steps=0, accumulate=1, cache_gb=0, seed=0)
-        if self.seed >= 2**32:
-            raise ValueError(f"seed={self.seed}: JAX would take it for another one; give less than 2^32")
+        _check(self, "", steps=0, accumulate=1, cache_gb=0)
+        check_seed(self.seed)
         _check_dtypes(self.stage, "stage")
         if not 0 <= self.ema <= 1:
             raise ValueError(f"ema={self.ema} is the weight of what the average was: 0 to 1")
