@@ -20,7 +20,7 @@ from t2i_jax.stages import SecondUpsamplerStage
 from t2i_jax.training import Checkpoints, Reports
 from t2i_jax.training.loop import train
 
-VAE = AutoencoderKL(channels=(4, 4, 8, 8), latent_channels=16, groups=4)
+VAE = AutoencoderKL(channels=(4, 4, 8), latent_channels=4, groups=4)
 TINY_CLIP = CLIP(
     TextTower(vocab=3072, context=12, width=16, depth=1, heads=2),
     VisionTower(image_size=64, patch=16, width=16, depth=1, heads=2),
@@ -47,7 +47,8 @@ def shrunk(name):
         model = dataclasses.replace(stage.model, **NETWORK, embedding=16, text_width=16)
         stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, sampler=DPMSolverPP(2))
     else:
-        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=16)
+        pooled = 32 if name == "decoder" else 16  # image embedding and mean of the words
+        model = dataclasses.replace(stage.model, **NETWORK, context_width=16, pooled_width=pooled)
         stage = dataclasses.replace(stage, model=model, clip=TINY_CLIP, vae=VAE, sampler=Euler(2))
     return dataclasses.replace(
         experiment,

@@ -41,6 +41,8 @@ def test_two_steps_of_each(name, size):
     experiment = importlib.import_module(f"configs.dalle2.{name}").config()
     stage = experiment.stage
     models = {n: shrunk(getattr(stage, n)) for n in ("model", "vae", "clip") if hasattr(stage, n)}
+    if name == "decoder":
+        models["model"] = dataclasses.replace(models["model"], pooled_width=32)  # image embedding and mean of the words
     data = dataclasses.replace(experiment.data, batch=BATCH, context=CONTEXT, image_size=size)
     experiment = dataclasses.replace(experiment, stage=dataclasses.replace(stage, **models), data=data)
     rng, key = np.random.default_rng(0), jax.random.key(0)

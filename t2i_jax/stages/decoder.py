@@ -1,11 +1,12 @@
 """The decoder as a stage: from an image embedding and a caption's tokens to the latents of a small picture.
 
-An MM-DiT (Esser et al., https://arxiv.org/abs/2403.03206) whose pooled condition is the image embedding and whose
-context is the caption's words as CLIP's text tower embeds them, before its layers mix them: the decoder's own layers
-read the caption (DALL-E 2's decoder, https://arxiv.org/abs/2204.06125, section 2.1, has a text transformer of its own
-too). Features of a whole caption stand for one training picture, and a small decoder learns those by heart; words it
-has seen in other captions. Both conditions are dropped at random and independently, for guidance (Ho & Salimans,
-https://arxiv.org/abs/2207.12598).
+An MM-DiT (Esser et al., https://arxiv.org/abs/2403.03206) whose context is the caption's words as CLIP's text tower
+embeds them, before its layers mix them: the decoder's own layers read the caption (DALL-E 2's decoder,
+https://arxiv.org/abs/2204.06125, section 2.1, has a text transformer of its own too). Features of a whole caption stand
+for one training picture, and a small decoder learns those by heart; words it has seen in other captions. Its pooled
+condition is the image embedding and, beside it, the mean of the words, so that a word like "flat" shifts and scales
+every layer in the same direction whatever else the caption says. Image and text are dropped at random and
+independently, for guidance (Ho & Salimans, https://arxiv.org/abs/2207.12598).
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages.base import Features, Stage
-from t2i_jax.stages.embeddings import image_embedding, keep, word_embedding
+from t2i_jax.stages.embeddings import bag_of_words, image_embedding, keep, word_embedding
 from t2i_jax.stages.flow import flow_loss, vae_params
 from t2i_jax.stages.latents import decode, downscale, encode
 from t2i_jax.stages.prior import clip_params
@@ -34,11 +35,14 @@ from t2i_jax.types import Features as Words
 
 @dataclass(frozen=True)
 class DecoderStage(Stage):
-    """Trains ``MMDiT`` to paint pictures ``factor`` times smaller than the data's, as normalised VAE latents."""
+    """Trains ``MMDiT`` to paint pictures ``factor`` times smaller than the data's, as normalised VAE latents.
+
+    The model's ``context_width`` is the width of ``clip.text``, its ``pooled_width`` that and ``clip.embedding``.
+    """
 
     name: ClassVar[str] = "decoder"
     reads: ClassVar[tuple[str, ...]] = ("vae", "clip")
-    model: MMDiT = MMDiT()
+    model: MMDiT = MMDiT(pooled_width=512)
     vae: AutoencoderKL = AutoencoderKL()
     clip: CLIP = CLIP(TextTower(), VisionTower(), 256)
     factor: int = 2
@@ -58,7 +62,7 @@ class DecoderStage(Stage):
         c = self.vae.latent_channels
         side = self.model.patch * 2
         context = jnp.zeros((1, batch["tokens"].shape[1], self.clip.text.width))
-        pooled = jnp.zeros((1, self.clip.embedding))
+        pooled = jnp.zeros((1, self.clip.embedding + self.clip.text.width))
         return self.model.init(rng, jnp.zeros((1, side, side, c)), jnp.zeros(1), context, pooled)["params"]
 
     def vocabulary(self) -> int:
@@ -74,7 +78,8 @@ class DecoderStage(Stage):
         }
 
     def text_features(self, frozen: dict, tokens: Array) -> Features:
-        return {"words": word_embedding(self.clip, frozen["clip"], tokens)}
+        words = word_embedding(self.clip, frozen["clip"], tokens)
+        return {"words": words, "bag": bag_of_words(self.clip, words, tokens)}
 
     def loss(self, params: Params, frozen: dict, rng: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
         keys = jax.random.split(rng, 4)
@@ -82,17 +87,18 @@ class DecoderStage(Stage):
         b = clean.shape[0]
         image = image + self.embedding_noise * jax.random.normal(keys[0], image.shape)
         image = image * keep(keys[1], b, self.drop_image)[:, None]
-        words = batch["words"] * keep(keys[2], b, self.drop_text)[:, None, None]
-        network = self.network(params, image, words)
+        kept = keep(keys[2], b, self.drop_text)[:, None]
+        network = self.network(params, image, batch["words"] * kept[..., None], batch["bag"] * kept)
         return flow_loss(network, self.process, self.times, keys[3], clean), {}
 
-    def network(self, params: Params, image: Embedding, words: Words):
-        """(x_t, t) -> the model's output for these image embeddings and words; zeros hide either."""
-        return lambda x, t: self.model.apply({"params": params}, x, t, words, image)
+    def network(self, params: Params, image: Embedding, words: Words, bag: Embedding):
+        """(x_t, t) -> the model's output for these image embeddings, words and means of words; zeros hide them."""
+        pooled = jnp.concatenate([image, bag], axis=-1)
+        return lambda x, t: self.model.apply({"params": params}, x, t, words, pooled)
 
     def sample(self, params: Params, rng: Array, condition: Batch, side: int) -> Latent:
-        """Latents [b,side,side,c] for ``image_embedding`` [b,e] and ``words`` [b,l,d] (see ``text_features``)."""
-        condition = condition["image_embedding"], condition["words"]
+        """Latents [b,side,side,c] for ``image_embedding`` [b,e], ``words`` [b,l,d] and their ``bag`` [b,d]."""
+        condition = condition["image_embedding"], condition["words"], condition["bag"]
         noise = jax.random.normal(rng, (len(condition[0]), side, side, self.vae.latent_channels))
         null = jax.tree.map(jnp.zeros_like, condition)
         guided = self.guidance.paired(

@@ -47,6 +47,12 @@ def word_embedding(clip: CLIP, params: Params, tokens: Tokens) -> Features:
     return unit(tower["token"][tokens] + tower["position"][: tokens.shape[1]])
 
 
+def bag_of_words(clip: CLIP, words: Features, tokens: Tokens) -> Embedding:
+    """The mean of ``word_embedding`` over a caption's own tokens, padding left out: [b,d] of norm sqrt(d)."""
+    own = (tokens != clip.text.pad)[..., None]
+    return unit((words * own).sum(axis=1))
+
+
 def keep(rng: Array, b: int, drop: float) -> Float[Array, "b"]:
     """1 for the examples that keep a condition, 0 for those (a share ``drop``) that lose it."""
     return jax.random.bernoulli(rng, 1.0 - drop, (b,)).astype(jnp.float32)
