@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from t2i_jax.models.dense import kernel_gradient
+from t2i_jax.models.dense import add_bias, kernel_gradient
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -59,9 +59,7 @@ def biased(conv: Conv | DoublingConv, x: Array, apply: Callable[[Array, Array], 
     kernel = conv.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
     bias = conv.param("bias", nn.initializers.zeros_init(), (conv.features,), jnp.float32)
     dtype = jnp.dtype(conv.dtype)
-    y = apply(x.astype(dtype), kernel.astype(dtype))
-    # added in float32: the gradient is a sum over all places, which stalls in half precision
-    return (y.astype(jnp.float32) + bias).astype(dtype)
+    return add_bias(apply(x.astype(dtype), kernel.astype(dtype)), bias)
 
 
 def convolve_doubled(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Array:

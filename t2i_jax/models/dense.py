@@ -54,6 +54,19 @@ def _apart(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o
 matmul.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def add_bias(y: Float[Array, "*n o"], bias: Float[Array, "o"]) -> Float[Array, "*n o"]:
+    """``y + bias`` in the dtype of y. The bias's gradient is a long sum, which stalls in half precision: it is made in
+    float32."""
+    return y + bias.astype(y.dtype)
+
+
+add_bias.defvjp(
+    lambda y, bias: (add_bias(y, bias), None),
+    lambda _, dy: (dy, dy.sum(tuple(range(dy.ndim - 1)), dtype=jnp.float32)),
+)
+
+
 def by_batch(x: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
     """``x``, its first dimension split over the batch axes of the mesh in force, where they divide it."""
     if not _divides(BATCH_AXES, x.shape[0]):
@@ -96,5 +109,5 @@ class Dense(nn.Module):
         y = by_batch(y)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-            y = (y.astype(jnp.float32) + bias).astype(self.dtype)  # its gradient, a long sum, stalls in half precision
+            y = add_bias(y, bias)
         return y
