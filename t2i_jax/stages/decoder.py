@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from t2i_jax.diffusion.guidance import Guidance
 from t2i_jax.diffusion.process import Process, Velocity
@@ -91,7 +91,7 @@ class DecoderStage(Stage):
         network = self.network(params, image, batch["words"] * kept[..., None], batch["bag"] * kept)
         return flow_loss(network, self.process, self.times, keys[3], clean), {}
 
-    def network(self, params: Params, image: Embedding, words: Words, bag: Embedding):
+    def network(self, params: Params, image: Embedding, words: Words, bag: Float[Array, "b d"]):
         """(x_t, t) -> the model's output for these image embeddings, words and means of words; zeros hide them."""
         pooled = jnp.concatenate([image, bag], axis=-1)
         return lambda x, t: self.model.apply({"params": params}, x, t, words, pooled)
