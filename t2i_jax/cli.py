@@ -188,19 +188,21 @@ def demo(run: str = "runs/demo", configs: str = "configs/emoji", out: str = "") 
 
     Args:
         run: Directory of the cascade; a demo that was interrupted goes on where it was.
-        configs: Folder with one config a stage, each with a function ``demo()``, and captions.py, the sentences.
+        configs: Folder with one config a stage, each with ``demo()`` (``FOLDER:config``: the full length), and captions.py, the
+            sentences.
         out: The sheet, a PNG; default RUN/sheet.png.
     """
     from t2i_jax.painting import check_name, paint
     from t2i_jax.training.run import make_folder
 
     check_name(out := out or str(Path(run) / "sheet.png"))
-    if not Path(configs).is_dir():
-        raise UsageError(f"no folder {configs} here; run this in t2i_jax's repository or give its --configs FOLDER")
-    captions = read_config(Path(configs) / "captions.py", "captions")
+    folder, _, variant = configs.partition(":")
+    if not Path(folder).is_dir():
+        raise UsageError(f"no folder {folder} here; run this in t2i_jax's repository or give its --configs FOLDER")
+    captions = read_config(Path(folder) / "captions.py", "captions")
     make_folder(Path(out).parent)
     started = time.monotonic()
-    if code := _train_folder(Path(configs), "demo", run):
+    if code := _train_folder(Path(folder), variant or "demo", run):
         return code
     print(f"trained all stages in {(time.monotonic() - started) / 60:.1f} min", flush=True)
     paint(run, captions, 4, 0, out)

@@ -85,6 +85,12 @@ def test_the_sheet_of_a_demo_stands_in_its_run(begun, tmp_path):
     assert begun[0] == "vae" and begun[-1] == str(tmp_path / "other" / "sheet.png")
 
 
+def test_a_demo_of_the_full_configs_trains_the_polish_too(begun, tmp_path):
+    for variant, polished in (("", False), (":config", True)):
+        assert main(["demo", "--configs", EMOJI + variant, "--run", str(tmp_path)]) == 0
+        assert ("polish" in begun) == polished
+
+
 OWN = """
 from dataclasses import dataclass
 from t2i_jax.training import Experiment
