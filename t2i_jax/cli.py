@@ -188,8 +188,8 @@ def demo(run: str = "runs/demo", configs: str = "configs/emoji", out: str = "") 
 
     Args:
         run: Directory of the cascade; a demo that was interrupted goes on where it was.
-        configs: Folder with one config a stage, each with ``demo()`` (``FOLDER:config``: the full length), and captions.py, the
-            sentences.
+        configs: Folder with one config a stage, each with ``demo()`` (``FOLDER:config``: the full length), and
+            captions.py, the sentences.
         out: The sheet, a PNG; default RUN/sheet.png.
     """
     from t2i_jax.painting import check_name, paint
