@@ -13,7 +13,7 @@ from configs.dalle2.vae import MODEL as VAE
 from t2i_jax.diffusion.process import Clean, LossIn, Process
 from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import NAMES, Remat
 from t2i_jax.stages import DecoderStage
 from t2i_jax.training import AdamW, Cosine, Experiment
 
@@ -28,7 +28,7 @@ MODEL = MMDiT(
     pooled_width=CLIP.embedding + CLIP.text.width,
     grid=8,
     dtype="bfloat16",
-    remat=Remat(()),
+    remat=Remat(NAMES),
 )
 OPTIMIZER = AdamW(learning_rate=1.2e-4, schedule=Cosine(warmup=5000), b2=0.999, decay=0.0)
 

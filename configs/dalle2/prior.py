@@ -12,12 +12,19 @@ import dataclasses
 from configs.dalle2.clip import MODEL as CLIP
 from configs.dalle2.vae import CONTEXT, DATA, MESH
 from t2i_jax.models.prior import PriorTransformer
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import NAMES, Remat
 from t2i_jax.stages import PriorStage
 from t2i_jax.training import AdamW, Cosine, Experiment
 
 MODEL = PriorTransformer(
-    embedding=1024, width=2048, depth=24, heads=16, context=CONTEXT, text_width=1024, dtype="bfloat16", remat=Remat(())
+    embedding=1024,
+    width=2048,
+    depth=24,
+    heads=16,
+    context=CONTEXT,
+    text_width=1024,
+    dtype="bfloat16",
+    remat=Remat(NAMES),
 )
 
 

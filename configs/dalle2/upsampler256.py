@@ -16,7 +16,7 @@ from configs.dalle2.vae import MODEL as VAE
 from t2i_jax.diffusion.process import Clean, LossIn, Process
 from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import NAMES, Remat
 from t2i_jax.stages import UpsamplerStage
 from t2i_jax.training import Experiment
 
@@ -31,7 +31,7 @@ MODEL = MMDiT(
     pooled_width=CLIP.embedding,
     grid=16,
     dtype="bfloat16",
-    remat=Remat(()),
+    remat=Remat(NAMES),
 )
 
 

@@ -10,14 +10,14 @@ Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for
 """
 
 from t2i_jax.data import Data
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import NAMES, Remat
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.stages import VAEStage
 from t2i_jax.training import AdamW, Constant, Experiment
 
 MODEL = AutoencoderKL(
-    channels=(128, 256, 512, 512), layers=2, latent_channels=16, groups=32, dtype="bfloat16", remat=Remat(())
+    channels=(128, 256, 512, 512), layers=2, latent_channels=16, groups=32, dtype="bfloat16", remat=Remat(NAMES)
 )
 CONTEXT, VOCAB = 256, 32_768
 DATA = Data(

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import attention, check_heads
 from t2i_jax.models.dense import Dense
-from t2i_jax.models.remat import INNER, QKV, Remat
+from t2i_jax.models.remat import INNER, OUTER, QKV, Remat
 from t2i_jax.models.time import MLP, sinusoid
 from t2i_jax.types import Embedding, Features, Latent, Time
 
@@ -128,12 +128,13 @@ class JointBlock(nn.Module):
         mixed = attention(*(jnp.concatenate(pair, axis=1) for pair in zip(images, texts, strict=True)))
         mixed = rearrange(mixed, "b n k d -> b n (k d)")
 
-        x = x + gate1[:, None] * dense(d, name="attention_out")(mixed[:, :n])
+        x = x + gate1[:, None] * checkpoint_name(dense(d, name="attention_out")(mixed[:, :n]), OUTER)
         x = x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2, dtype), "")
         if self.last:
             return x, text
         shift, scale, gate = context_mlp
-        text = text + context_gate1[:, None] * dense(d, name="context_attention_out")(mixed[:, n:])
+        added = checkpoint_name(dense(d, name="context_attention_out")(mixed[:, n:]), OUTER)
+        text = text + context_gate1[:, None] * added
         return x, text + gate[:, None] * self.mlp(modulate(text, shift, scale, dtype), "context_")
 
     def heads_of(self, qkv: Stream, stream: str) -> tuple[Array, Array, Array]:
@@ -147,7 +148,7 @@ class JointBlock(nn.Module):
     def mlp(self, x: Stream, stream: str) -> Stream:
         inner = Dense(4 * self.width, dtype=self.dtype, name=f"{stream}fc1")(x)
         inner = jax.nn.gelu(checkpoint_name(inner, INNER), approximate=True)
-        return Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(inner)
+        return checkpoint_name(Dense(self.width, dtype=self.dtype, name=f"{stream}fc2")(inner), OUTER)
 
 
 def zeros(features: int, dtype: str, name: str, few: bool = False) -> Dense:

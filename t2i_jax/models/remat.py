@@ -7,6 +7,7 @@ https://arxiv.org/abs/1604.06174).
     Remat()                        # everything stays: fastest, most memory
     Remat(keep=())                 # only what enters each layer stays: a third more computation, least memory
     Remat(keep=(QKV, MIXED))       # the attention's products stay, the MLP is computed again
+    Remat(keep=NAMES)              # every product stays; norms and activations are computed again
 """
 
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ QKV = "qkv"
 MIXED = "mixed"
 """What attention gives."""
 INNER = "inner"
-"""The MLP's inner layer, before the activation."""
-NAMES = (QKV, MIXED, INNER)
+"""The MLP's inner layer, before the activation; of two convolutions the first one's outcome."""
+OUTER = "outer"
+"""What attention and MLP, or two convolutions, add to the stream, where the backward pass needs it."""
+NAMES = (QKV, MIXED, INNER, OUTER)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Remat:
     """Which values of each layer are kept for the backward pass."""
 
     keep: tuple[str, ...] = (ALL,)
-    """Names among "qkv", "mixed" and "inner"; "all" keeps everything, none keeps what enters each layer alone."""
+    """Names among "qkv", "mixed", "inner" and "outer"; "all" keeps everything, none what enters each layer alone."""
     offload: bool = False
     """Keep the named values in the host's memory instead of the device's."""
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from t2i_jax.models.attention import attention, check_heads
 from t2i_jax.models.dense import Dense
-from t2i_jax.models.remat import INNER, QKV, Remat
+from t2i_jax.models.remat import INNER, OUTER, QKV, Remat
 
 Stream = Float[Array, "b l d"]
 Visible = Bool[Array, "b l"]
@@ -44,7 +44,7 @@ class Block(nn.Module):
         qkv = checkpoint_name(dense(3 * self.width, "qkv")(norm("norm1")(x)), QKV)
         qkv = rearrange(qkv, "b l (s k d) -> s b l k d", s=3, k=self.heads)
         mixed = attention(*qkv, causal=self.causal, visible=visible)
-        x = x + dense(self.width, "out")(rearrange(mixed, "b l k d -> b l (k d)"))
+        x = x + checkpoint_name(dense(self.width, "out")(rearrange(mixed, "b l k d -> b l (k d)")), OUTER)
         inner = checkpoint_name(dense(self.mlp, "fc1")(norm("norm2")(x)), INNER)
         return x + dense(self.width, "fc2")(ACTIVATIONS[self.activation](inner))
 

@@ -14,11 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from t2i_jax.models.conv import Conv, DoublingConv, GroupNorm
 from t2i_jax.models.dense import Dense
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import INNER, OUTER, Remat
 from t2i_jax.types import Image, Latent
 
 Grid = Float[Array, "b i j c"]  # latents beside the picture [b, h, w, 3] they belong to: i = h / factor
@@ -40,9 +41,9 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
         y = GroupNorm(self.groups, silu=True, dtype=self.dtype, name="norm1")(x)
-        y = Conv(self.features, dtype=self.dtype, name="conv1")(y)
+        y = checkpoint_name(Conv(self.features, dtype=self.dtype, name="conv1")(y), INNER)
         y = GroupNorm(self.groups, silu=True, dtype=self.dtype, name="norm2")(y)
-        y = Conv(self.features, dtype=self.dtype, name="conv2")(y)
+        y = checkpoint_name(Conv(self.features, dtype=self.dtype, name="conv2")(y), OUTER)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, dtype=self.dtype, name="shortcut")(x)
         return x + y

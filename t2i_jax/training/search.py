@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from t2i_jax.models.remat import ALL, INNER, MIXED, QKV, Remat
+from t2i_jax.models.remat import ALL, MIXED, NAMES, OUTER, QKV, Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.rules import FEW, leaf_name, shardings
@@ -33,8 +33,8 @@ from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, with_remat
 from t2i_jax.training.program import build, placed
 from t2i_jax.types import Params
 
-KEPT = ((ALL,), (QKV, MIXED, INNER), (QKV, MIXED), (MIXED,), ())
-"""What the search tries to keep, most first."""
+KEPT = ((ALL,), NAMES, (QKV, MIXED, OUTER), (OUTER,), ())
+"""What the search tries to keep, most first: each has all of the next one."""
 PARTS = (1, 2, 4, 8, 16)
 """Micro-batches that it tries to split a batch into."""
 TENSOR = (1, 2, 4, 8)

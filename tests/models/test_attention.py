@@ -1,7 +1,5 @@
 """Every kernel computes what ``plain`` does: values and gradients, whatever the length and the mask."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,6 @@ import pytest
 
 from t2i_jax.models import attention as module
 from t2i_jax.models.attention import attention, cudnn, plain, splash
-from t2i_jax.models.remat import Remat
-from t2i_jax.models.transformer import Transformer
 from t2i_jax.parallel.mesh import Mesh
 
 
@@ -73,39 +69,6 @@ def test_a_causal_query_never_sees_what_comes_later():
     q, k, v = heads(1, 6, 2, 8, 0)
     seen = jax.jacobian(lambda v: attention(q, k, v, causal=True)[0, :, 0, 0])(v)[:, 0, :, 0, 0]
     assert (np.triu(seen, 1) == 0).all() and (np.diag(seen) > 0).all()
-
-
-def test_what_is_kept_changes_no_number():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 32))
-    model = lambda remat: Transformer(32, 3, 4, 64, remat=remat)
-    params = jax.jit(model(Remat()).init)(jax.random.key(1), x)
-
-    def gradient(remat):
-        return jax.jit(jax.grad(lambda p: jnp.square(model(remat).apply(p, x)).sum()))(params)
-
-    everything = gradient(Remat())
-    for policy in (*map(Remat, ((), ("qkv",), ("mixed",), ("qkv", "mixed", "inner"))), Remat(("qkv",), offload=True)):
-        close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5, err_msg=str(policy))
-        jax.tree.map(close, everything, gradient(policy))
-
-
-def test_keeping_less_computes_more():
-    x = jax.ShapeDtypeStruct((2, 5, 32), jnp.float32)
-
-    def products(remat):
-        model = Transformer(32, 3, 4, 64, remat=remat)
-        params = jax.eval_shape(model.init, jax.random.key(1), x)
-        text = str(jax.make_jaxpr(jax.grad(lambda p, x: model.apply(p, x).sum()))(params, x))
-        return text.count("dot_general")
-
-    counts = [products(Remat(keep)) for keep in (("all",), ("qkv", "mixed", "inner"), ("mixed",), ())]
-    assert counts[0] <= counts[1] < counts[2] <= counts[3]
-
-
-@pytest.mark.parametrize("wrong", [{"keep": ("values",)}, {"offload": True}, {"keep": (), "offload": True}])
-def test_a_policy_that_names_nothing_known_is_refused(wrong):
-    with pytest.raises(ValueError, match="qkv, mixed, inner"):
-        Remat(**wrong)
 
 
 @pytest.mark.parametrize("width, taken", [(64, True), (128, True), (12, False), (160, False)])
