@@ -268,13 +268,12 @@ def _convolution(instruction: _Instruction, shapes: dict[str, str]) -> int:
     left, right = (_dims(shapes[name]) for name in instruction.operands()[:2])
     out = _dims(instruction.type)
     window = _window(instruction.rest, sum(label.isdigit() for label in kernel))
-    meetings = math.prod(
-        _meetings(left[inputs.index(str(i))], right[kernel.index(str(i))], out[outputs.index(str(i))], **window[i])
+    places = math.prod(
+        meetings(left[inputs.index(str(i))], right[kernel.index(str(i))], out[outputs.index(str(i))], **window[i])
         for i in range(len(window))
     )
-    groups = int(instruction.attribute("batch_group_count") or 1)
     channels = right[kernel.index("i")] * out[outputs.index("f")] * out[outputs.index("b")]
-    return 2 * meetings * channels // groups
+    return 2 * places * channels
 
 
 def _window(rest: str, dimensions: int) -> list[dict[str, int]]:
@@ -289,7 +288,7 @@ def _window(rest: str, dimensions: int) -> list[dict[str, int]]:
     ]
 
 
-def _meetings(size: int, kernel: int, out: int, stride: int, pad: int, spread: int, apart: int) -> int:
+def meetings(size: int, kernel: int, out: int, stride: int, pad: int, spread: int, apart: int) -> int:
     """Pairs of an output's and a kernel's place that meet a real place of the input, along one dimension."""
     places = np.arange(out)[:, None] * stride + np.arange(kernel) * apart - pad
     return int(((places >= 0) & (places <= (size - 1) * spread) & (places % spread == 0)).sum())

@@ -1,8 +1,9 @@
 """How many floating-point operations a function does, and how many the machine could do.
 
-The count walks the function's jaxpr: 2 for each multiply-add of matrix products and convolutions, scan bodies times
-their length (the compiler's own ``cost_analysis`` counts a scan body once). Elementwise work is left out, recomputation
-by remat is in. A ``while`` loop of unknown length counts as one turn, of ``cond`` the dearest branch.
+The count walks the function's jaxpr: 2 for each multiply-add of matrix products and convolutions (none for what a
+convolution pads with), scan bodies times their length (the compiler's own ``cost_analysis`` counts a scan body once).
+Elementwise work is left out, recomputation by remat is in. A ``while`` loop of unknown length counts as one turn, of
+``cond`` the dearest branch.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from t2i_jax.parallel.chips import CHIPS
+from t2i_jax.parallel.hlo import meetings
 
 PEAKS = {
     "TPU v4": 275e12,
@@ -77,11 +79,14 @@ def _dot(eqn: core.JaxprEqn, counts: Counts) -> int:
 
 
 def _conv(eqn: core.JaxprEqn, counts: Counts) -> int:
-    numbers = eqn.params["dimension_numbers"]
-    kernel = eqn.invars[1].aval.shape
-    window = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])  # input features of a group, and space
-    spread = math.prod(eqn.params["lhs_dilation"])  # of a transposed convolution's input most is zeros
-    return 2 * window * math.prod(eqn.outvars[0].aval.shape) // spread
+    numbers, given = eqn.params["dimension_numbers"], eqn.params
+    left, kernel, out = (var.aval.shape for var in (*eqn.invars, *eqn.outvars))
+    sizes = zip(*([shape[axis] for axis in spec[2:]] for shape, spec in zip((left, kernel, out), numbers, strict=True)))
+    pads = (low for low, _ in given["padding"])
+    steps = zip(given["window_strides"], pads, given["lhs_dilation"], given["rhs_dilation"])
+    places = math.prod(meetings(*size, *step) for size, step in zip(sizes, steps, strict=True))
+    channels = kernel[numbers.rhs_spec[1]] * out[numbers.out_spec[0]] * out[numbers.out_spec[1]]
+    return 2 * places * channels
 
 
 def _cond(eqn: core.JaxprEqn, counts: Counts) -> int:

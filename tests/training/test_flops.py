@@ -1,5 +1,8 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import pytest
 
 from t2i_jax.training.flops import chip_peak, count_flops, peak_flops
 
@@ -8,9 +11,16 @@ def test_a_matrix_product_is_two_for_each_multiply_add():
     assert count_flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), jnp.ones((3, 4, 5)), jnp.ones((3, 5, 6))) == 720
 
 
-def test_a_convolution_counts_window_and_channels():
+def test_a_convolution_counts_channels_and_the_places_of_its_window_that_lie_in_the_picture():
     conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    assert count_flops(conv, jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))) == 2 * (9 * 3) * (2 * 4 * 4 * 5)
+    inside = 4 * 3 - 1  # along a side of 8 places the last window reaches over the end
+    assert count_flops(conv, jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))) == 2 * inside**2 * 3 * 5 * 2
+
+
+@pytest.mark.parametrize("groups, inner, batch", [({"feature_group_count": 2}, 2, 6), ({"batch_group_count": 2}, 4, 3)])
+def test_a_channel_of_a_convolution_in_groups_reads_its_own_group(groups, inner, batch):
+    conv = partial(jax.lax.conv_general_dilated, window_strides=(1,), padding="VALID", **groups)
+    assert count_flops(conv, jnp.ones((6, 4, 8)), jnp.ones((10, inner, 3))) == 2 * (6 * 3) * inner * 10 * batch
 
 
 def test_a_scan_counts_its_length_and_a_gradient_three_times_its_forward():
