@@ -174,6 +174,8 @@ def make_folder(path: str | Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise ValueError(f"{path} can't be made a folder ({error.strerror}): name another place to write to") from error
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise ValueError(f"{path} is a folder that can't be written to (no permission): name another one, or change it")
 
 
 def _shares(dataset: Any) -> list[float]:

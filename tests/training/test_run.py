@@ -1,11 +1,14 @@
-"""What may differ when a run goes on."""
+"""What may differ when a run goes on, and where it may be."""
 
 import dataclasses
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from t2i_jax.training import Checkpoints, Limits, Reports
-from t2i_jax.training.run import Run
+from t2i_jax.training.run import Run, make_folder
 from t2i_jax.training.serialize import ConfigError, encode
 from tests.training.test_loop import FIRST
 
@@ -38,3 +41,23 @@ def test_what_changes_nothing_that_was_learnt_may_change(tmp_path, old, new):
 def test_what_decides_the_examples_may_not(tmp_path, old, new, says):
     with pytest.raises(ConfigError, match=says):
         Run(tmp_path, "toy").check_config(encode(old), new)
+
+
+@pytest.fixture
+def folder():
+    """A folder into which nobody may write but root, who is someone else meanwhile."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        yield Path(path)
+        os.seteuid(user)
+        Path(path).chmod(0o755)
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(folder):
+    with pytest.raises(ValueError, match=f"{folder} is a folder that can.t be written to"):
+        make_folder(folder)
+    with pytest.raises(ValueError, match="new can't be made a folder"):
+        make_folder(folder / "new")
