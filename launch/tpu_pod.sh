@@ -74,7 +74,10 @@ ask() { # for the slice, three times at most: a wrong type or zone, or no quota,
     until call gcloud compute tpus queued-resources create "$name" "${place[@]}" "$@"; do
         case $(look) in
         NONE | UNKNOWN) ;;
-        *) return 0 ;; # it is there, from an earlier call
+        *)
+            earlier=yes # it is there, from an earlier call, and what that started may run on it
+            return 0
+            ;;
         esac
         tries=$((tries + 1))
         if ((tries == 3)); then
@@ -158,6 +161,10 @@ install() {
     on_all 'mkdir -p t2i_jax && tar -xzf t2i_jax.tar.gz -C t2i_jax && bash t2i_jax/launch/tpu_host.sh'
 }
 
+settle() { # what an earlier call started saves and ends, before its files are replaced
+    on_all 'if [[ -e t2i_jax/launch/tpu_run.sh ]]; then bash t2i_jax/launch/tpu_run.sh true; fi'
+}
+
 run() {
     local words
     printf -v words '%q ' "$@"
@@ -193,7 +200,7 @@ all)
     trap 'stop 143' TERM
     failed=0 vain=0
     while true; do
-        code=0 installed="" now=""
+        code=0 installed="" now="" earlier=""
         create || code=$?
         ((code != 64)) || exit 64
         if [[ $code != 0 && $now == FAILED ]]; then
@@ -207,7 +214,7 @@ all)
             exit 64
         fi
         while ((code == 0)); do
-            [[ -n $installed ]] || { install && installed=yes; } || code=$?
+            [[ -n $installed ]] || { { [[ -z $earlier ]] || settle; } && install && installed=yes; } || code=$?
             long=""
             if [[ -n $installed ]]; then
                 SECONDS=0

@@ -41,7 +41,7 @@ case "$*" in
     *"t2i train"*) exit "$(next codes)" ;;
 esac
 """
-VERBS = ("create", "describe", "scp", "t2i train", "tpu_host.sh", "mount", "delete")
+VERBS = ("create", "describe", "scp", "tpu_run.sh true", "t2i train", "tpu_host.sh", "mount", "delete")
 TPU = {"ZONE": "us-west4-a", "TYPE": "v5litepod-256", "RUNTIME": "v2-alpha-tpuv5-lite", "POLL": "0"}
 
 
@@ -139,10 +139,32 @@ def test_a_slice_that_fails_before_it_is_there_is_asked_for_three_times(gcloud):
     assert gcloud.calls() == [*failed, *failed, *once, "describe", "delete", *failed, *failed, *failed[:2]]
 
 
-def test_a_slice_of_an_earlier_call_is_used(gcloud):
+def test_a_slice_of_an_earlier_call_is_used_once_what_that_started_has_ended(gcloud):
     environment = gcloud(["ACTIVE", "ACTIVE"], [0], asks=[1])
     assert train(environment).returncode == 0
-    assert gcloud.calls() == ["create", "describe", "describe", "scp", "tpu_host.sh", "t2i train", "delete"]
+    ended = "tpu_run.sh true"
+    assert gcloud.calls() == ["create", "describe", "describe", ended, "scp", "tpu_host.sh", "t2i train", "delete"]
+
+
+def test_what_an_earlier_call_started_ends_before_its_files_are_replaced(gcloud):
+    environment = gcloud(["ACTIVE"] * 7, [0], asks=[1]) | {"SHORT": "0"}
+    stand_in = Path(environment["PATH"].split(":")[0]) / "gcloud"
+    stand_in.write_text(stand_in.read_text().replace("    *scp*)", "    *tpu_run.sh*true*) exit 70 ;;\n    *scp*)"))
+    assert train(environment).returncode == 70
+    assert "scp" not in gcloud.calls() and gcloud.calls()[-1] == "delete"
+
+
+def test_on_a_host_without_an_earlier_call_there_is_nothing_to_end(gcloud, tmp_path):
+    train(gcloud(["ACTIVE", "ACTIVE"], [0], asks=[1]))
+    line = next(line for line in gcloud.text().splitlines() if "tpu_run.sh true" in line)
+    command = line.split("--command=")[1]
+    script = tmp_path / "t2i_jax" / "launch" / "tpu_run.sh"
+    bare = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, check=False)
+    assert bare.returncode == 0
+    script.parent.mkdir(parents=True)
+    script.write_text("echo $1; exit 70")
+    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+    assert (found.returncode, found.stdout) == (70, b"true\n")
 
 
 def test_nothing_runs_where_it_was_not_installed(gcloud):
