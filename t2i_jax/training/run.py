@@ -28,6 +28,8 @@ from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits", "data.memory_gb", "data.max_bad")
 """Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt. So
 may the places of the data (``data.dataset``), whose content is compared by its digest."""
+FREE_OF_MODELS = ("remat", "unroll")
+"""Fields of a model of which the same is true: how it is computed."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Run:
     def check(self, experiment: Experiment) -> None:
         """Raise ConfigError, listing every differing field with both values, if another experiment was trained here.
 
-        Fields in FREE may differ. A directory without a checkpoint or config belongs to nobody yet.
+        Fields in FREE and FREE_OF_MODELS may differ. A directory without a checkpoint or config belongs to nobody yet.
         """
         if self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
             self.check_config(_parse(self.config), experiment)
@@ -129,6 +131,7 @@ class Run:
             f"  {name}: {json.dumps(old)} -> {json.dumps(now)}"
             for name, old, now in changes
             if not any(f"{name}.".startswith(f"{one}.") for one in free)
+            if not (name.startswith("stage.") and set(FREE_OF_MODELS) & set(name.split(".")))
             if not (name == "data.dataset" and _shares(old) == _shares(now))
         ]
         if changed:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from t2i_jax.models.clip import CLIP, TextTower, VisionTower
+from t2i_jax.models.mmdit import MMDiT
+from t2i_jax.models.remat import Remat
+from t2i_jax.stages import DecoderStage
 from t2i_jax.training import Checkpoints, Limits, Reports
 from t2i_jax.training.run import Run, make_folder
 from t2i_jax.training.serialize import ConfigError, encode
@@ -30,6 +34,17 @@ def changed(dataset=FIRST.data.dataset, **data):
 ])  # fmt: skip
 def test_what_changes_nothing_that_was_learnt_may_change(tmp_path, old, new):
     Run(tmp_path, "toy").check_config(encode(old), new)
+
+
+def test_how_a_model_is_computed_may_change(tmp_path):
+    def one(**how):
+        clip = CLIP(TextTower(**how), VisionTower(**how), 64)
+        return dataclasses.replace(FIRST, stage=DecoderStage(MMDiT(pooled_width=512, **how), clip=clip))
+
+    run = Run(tmp_path, "decoder")
+    run.check_config(encode(one()), one(remat=Remat(("inner",)), unroll=3))
+    with pytest.raises(ConfigError, match="stage.model.depth: 8 -> 9"):
+        run.check_config(encode(one()), one(depth=9))
 
 
 @pytest.mark.parametrize("old, new, says", [
