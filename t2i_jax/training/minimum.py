@@ -43,7 +43,7 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
     ways = math.prod(mesh.shape[axis] for axis in (*BATCH_AXES, MODEL_AXIS))
     with jax.set_mesh(mesh):
         loss = _Loss(experiment, program)
-        kept = 2 * (loss.kept(loss.rows) - loss.kept(loss.rows // 2))
+        kept = loss.kept(2 * loss.rows) - loss.kept(loss.rows)  # what the devices don't divide is kept otherwise
         layer = max((_at_work(body, ways, mesh) for body in _layers(loss.jaxpr())), default=0)
     return held(program) | {
         "gradients": shard_bytes(program.state.params),

@@ -6,7 +6,8 @@ import importlib
 import jax
 import pytest
 
-from t2i_jax.models.remat import Remat
+from t2i_jax.models import attention
+from t2i_jax.models.remat import NAMES, Remat
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.training.inputs import batch_shapes
@@ -17,10 +18,10 @@ from t2i_jax.training.program import build
 BATCH = 16
 
 
-def made(name="prior", remat=None, **mesh):
+def made(name="prior", remat=None, batch=BATCH, **mesh):
     """A small experiment on eight devices, its program and their mesh."""
     one = importlib.import_module(f"configs.emoji.{name}").config()
-    one = dataclasses.replace(with_remat(one, remat or Remat(())), data=dataclasses.replace(one.data, batch=BATCH))
+    one = dataclasses.replace(with_remat(one, remat or Remat(())), data=dataclasses.replace(one.data, batch=batch))
     built = Mesh(**mesh).build()
     key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(one.data)
     frozen = jax.eval_shape(one.stage.expects, key, batch)
@@ -43,6 +44,12 @@ def test_what_a_layer_passes_on_is_kept_and_its_kernels_are_whole():
 def test_whoever_keeps_more_needs_more():
     kept = [least_memory(*made(remat=remat, data=8))["kept"] for remat in (Remat(()), Remat(("inner",)), Remat())]
     assert kept[0] < kept[1] < kept[2]
+
+
+def test_a_batch_of_one_example_a_device_keeps_half_of_what_two_keep(monkeypatch):
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")  # whose kernel splits no batch that the devices don't
+    one, two = (least_memory(*made(remat=Remat(NAMES), batch=batch, data=8))["kept"] for batch in (8, 16))
+    assert 0 < one == two // 2
 
 
 @pytest.mark.parametrize("parts", [1, 4])
