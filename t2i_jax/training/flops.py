@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.hlo import meetings
@@ -64,6 +65,7 @@ def chip_peak(kind: str) -> float | None:
 def count_jaxpr(jaxpr: core.Jaxpr, counts: Counts | None = None) -> int:
     """FLOPs of a traced program; ``counts`` for each primitive that has some, all that are known unless given."""
     counts = _COUNTS if counts is None else counts
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as every compiler does
     return sum(counts.get(eqn.primitive.name, _inner)(eqn, counts) for eqn in jaxpr.eqns)
 
 
