@@ -49,9 +49,8 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
   (`t2i_jax/training/minimum.py`); below 1 where that counts too much: of the VAE, and of the VAE's encoder in the
   second upsampler, it takes a layer's work as kept for a gradient.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
-  pass, CLIP one product in twelve, which is what fits. With `remat.keep` empty, all is computed again: 1.22, 1.29, 1.23, 1.32,
-  1.14 and 1.04 in the order of the first table. Below 1, and an MFU above 100 %: the VAE's decoder surrounds a grid by zeros
-  before it doubles it, which the model's count takes for work and the compiler leaves out.
+  pass, CLIP one product in twelve, which is what fits. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32,
+  1.14 and 1.04 in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
 - *Step*, in ms: what each part would take alone, and all together.
