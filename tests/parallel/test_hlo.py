@@ -55,6 +55,15 @@ def test_a_convolution_counts_the_places_that_meet(stride, padding):
     assert flops == 2 * float(run(*ones).sum()) * 2 * 3 * 5
 
 
+def test_each_group_of_a_batch_meets_its_own_channels_alone():
+    text = """ENTRY %main (lhs: f32[6,8,8], rhs: f32[10,8,3]) -> f32[3,10,6] {
+  %lhs = f32[6,8,8]{2,1,0} parameter(0)
+  %rhs = f32[10,8,3]{2,1,0} parameter(1)
+  ROOT %out = f32[3,10,6]{2,1,0} convolution(%lhs, %rhs), window={size=3}, dim_labels=bf0_oi0->bf0, batch_group_count=2
+}"""
+    assert read(text, {"data": 1}).flops == 2 * (6 * 3) * 8 * (10 * 3)
+
+
 def test_it_agrees_with_the_count_of_what_was_traced(mesh):
     gradient = jax.grad(lambda k, x: jnp.square(layers(x, k)).sum())
     args = ((5, 32, 32), P(None, "data")), ((64, 32), P("data"))
