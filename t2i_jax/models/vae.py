@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from t2i_jax.models.conv import Conv, DoublingConv, GroupNorm
 from t2i_jax.models.dense import Dense
-from t2i_jax.models.remat import INNER, OUTER, Remat
+from t2i_jax.models.remat import INNER, MIXED, OUTER, QKV, Remat
 from t2i_jax.types import Image, Latent
 
 Grid = Float[Array, "b i j c"]  # latents beside the picture [b, h, w, 3] they belong to: i = h / factor
@@ -59,10 +59,12 @@ class SpatialAttention(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
         d = x.shape[-1]
         tokens = rearrange(GroupNorm(self.groups, dtype=self.dtype, name="norm")(x), "b h w c -> b (h w) c")
-        q, k, v = (Dense(d, dtype=self.dtype, name=name)(tokens) for name in ("query", "key", "value"))
+        q, k, v = (
+            checkpoint_name(Dense(d, dtype=self.dtype, name=name)(tokens), QKV) for name in ("query", "key", "value")
+        )
         logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32) * d**-0.5
-        mixed = jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(logits).astype(self.dtype), v)
-        return x + Dense(d, dtype=self.dtype, name="out")(mixed).reshape(x.shape)
+        mixed = checkpoint_name(jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(logits).astype(self.dtype), v), MIXED)
+        return x + checkpoint_name(Dense(d, dtype=self.dtype, name="out")(mixed), OUTER).reshape(x.shape)
 
 
 class Middle(nn.Module):
@@ -108,8 +110,8 @@ class AutoencoderKL(nn.Module):
 
     ``layers``: residual blocks a level in the encoder (the decoder has one more). ``groups``: of the group norms, must
     divide every entry of ``channels``. ``attention``: one in the middle of encoder and decoder. ``quant``: 1x1
-    convolutions between encoder, latent and decoder. ``remat``: recompute each level's inner activations in the
-    backward pass.
+    convolutions between encoder, latent and decoder. ``remat``: what each level, the middle and the last norm keep for
+    the backward pass.
     """
 
     channels: tuple[int, ...] = (32, 64, 128, 128)
@@ -188,13 +190,13 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
-        stack = self.remat(Stack, scanned=False)
+        stack, middle, norm = (self.remat(part, scanned=False) for part in (Stack, Middle, GroupNorm))
         x = Conv(self.channels[0], dtype=self.dtype, name="conv_in")(x)
         for i, features in enumerate(self.channels):
             resample = "down" if i + 1 < len(self.channels) else ""
             x = stack(features, self.layers, self.groups, resample, self.dtype, name=f"level_{i}")(x)
-        x = Middle(self.groups, self.attention, self.dtype, name="middle")(x)
-        x = GroupNorm(self.groups, silu=True, dtype=self.dtype, name="norm_out")(x)
+        x = middle(self.groups, self.attention, self.dtype, name="middle")(x)
+        x = norm(self.groups, silu=True, dtype=self.dtype, name="norm_out")(x)
         return Conv(self.out_channels, dtype=self.dtype, name="conv_out")(x)
 
 
@@ -211,11 +213,11 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
-        stack = self.remat(Stack, scanned=False)
+        stack, middle, norm = (self.remat(part, scanned=False) for part in (Stack, Middle, GroupNorm))
         x = Conv(self.channels[-1], dtype=self.dtype, name="conv_in")(x)
-        x = Middle(self.groups, self.attention, self.dtype, name="middle")(x)
+        x = middle(self.groups, self.attention, self.dtype, name="middle")(x)
         for i, features in enumerate(reversed(self.channels)):
             resample = "up" if i + 1 < len(self.channels) else ""
             x = stack(features, self.layers + 1, self.groups, resample, self.dtype, name=f"level_{i}")(x)
-        x = GroupNorm(self.groups, silu=True, dtype=self.dtype, name="norm_out")(x)
+        x = norm(self.groups, silu=True, dtype=self.dtype, name="norm_out")(x)
         return Conv(self.out_channels, dtype=self.dtype, name="conv_out")(x)

@@ -1,7 +1,8 @@
 """The least that a step must hold and send: what a plan's figures are compared with.
 
 Memory: a chip's shares of the state, the frozen parameters, the batch and the gradients; what the policy keeps from the
-forward to the backward pass; and one layer at work, its kernels whole and the outcomes of its products.
+forward to the backward pass; and one layer at work, its kernels whole and the outcomes of its products, or one product
+of a frozen stage.
 Messages: those of fully sharded data parallelism, two gathers of each parameter and one scatter of its gradient, and
 one gather of each frozen parameter that is used; none for kernels whose rows go to them (``rules.FEW``).
 What the ``model`` axis can split counts as split by it, in memory and in messages.
@@ -44,7 +45,12 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
     with jax.set_mesh(mesh):
         loss = _Loss(experiment, program)
         kept = loss.kept(2 * loss.rows) - loss.kept(loss.rows)  # what the devices don't divide is kept otherwise
-        layer = max((_at_work(body, ways, mesh) for body in _layers(loss.jaxpr())), default=0)
+        trained, features = loss.jaxprs()
+        layer = max(
+            *(_at_work(body, ways, mesh) for body in _layers(trained)),
+            *(_passing(product, ways, mesh) for product in _products(features)),
+            0,
+        )
     return held(program) | {
         "gradients": shard_bytes(program.state.params),
         "kept": kept // ways,
@@ -91,13 +97,12 @@ class _Loss:
 
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(back, *self._shapes(rows))))
 
-    def jaxpr(self) -> core.Jaxpr:
-        """The loss, traced."""
-
-        def loss(params: Any, frozen: Any, key: Any, batch: Any) -> Any:
-            return self.stage.loss(params, frozen, key, batch | self.stage.features(frozen, batch))[0]
-
-        return jax.make_jaxpr(loss)(*self._shapes(self.rows)).jaxpr
+    def jaxprs(self) -> tuple[core.Jaxpr, core.Jaxpr]:
+        """The loss of given features, traced, and the features."""
+        params, frozen, key, batch = self._shapes(self.rows)
+        features, shapes = jax.make_jaxpr(self.stage.features, return_shape=True)(frozen, batch)
+        loss = lambda params, frozen, key, batch: self.stage.loss(params, frozen, key, batch)[0]
+        return jax.make_jaxpr(loss)(params, frozen, key, batch | shapes).jaxpr, features.jaxpr
 
     def _shapes(self, rows: int) -> tuple:
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -125,6 +130,14 @@ def _at_work(body: core.Jaxpr, ways: int, mesh: jax.sharding.Mesh) -> int:
             rows = eqn.invars[0].aval.size // mesh.shape[BATCH_AXES[0]] if out.ndim == 2 else math.inf
             kernels.append(min(right.size, rows) * right.dtype.itemsize)  # few rows go to the kernel
     return outcomes + (sum(kernels) + max(kernels, default=0)) // mesh.shape[MODEL_AXIS]
+
+
+def _passing(product: core.JaxprEqn, ways: int, mesh: jax.sharding.Mesh) -> int:
+    """Bytes of a chip while a product of frozen kernels is computed, of which nothing is kept."""
+    (left, right), out = (variable.aval for variable in product.invars), product.outvars[0].aval
+    size = lambda value: value.size * value.dtype.itemsize
+    kernel = product.primitive.name == "conv_general_dilated" or not product.params["dimension_numbers"][1][0]
+    return (size(left) + size(out)) // ways + size(right) // (mesh.shape[MODEL_AXIS] if kernel else ways)
 
 
 def _products(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:

@@ -46,10 +46,12 @@ def test_what_is_kept_changes_no_number(name, policies):
     draw = lambda leaf: 0.2 * rng.standard_normal(leaf.shape, np.float32)
     given = jax.tree.map(draw, gradient(name)[1])
     everything = gradient(name)[0](*given)
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(everything))
     for policy in policies:
         other = gradient(name, *policy)[0](*given)
         for one, two in zip(jax.tree.leaves(everything), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * np.abs(one).max(), err_msg=str(policy))
+            own = max(np.abs(one).max(), 1e-4 * scale)  # the keys' biases change nothing: their gradient is rounding alone
+            np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * own, err_msg=str(policy))
 
 
 @pytest.mark.parametrize("name", MODELS)
