@@ -52,6 +52,12 @@ def test_a_batch_of_one_example_a_device_keeps_half_of_what_two_keep(monkeypatch
     assert 0 < one == two // 2
 
 
+def test_a_frozen_stage_holds_one_product_whatever_its_layers_would_keep():
+    one, program, mesh = made("upsampler", batch=128, data=8)
+    free = dataclasses.replace(one, stage=dataclasses.replace(one.stage, vae=with_remat(one.stage.vae, Remat())))
+    assert least_memory(one, program, mesh)["layer"] == least_memory(free, program, mesh)["layer"]
+
+
 @pytest.mark.parametrize("parts", [1, 4])
 def test_a_split_parameter_is_gathered_twice_and_scattered_once(parts):
     _, program, _ = made(data=8)
