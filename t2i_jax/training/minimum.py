@@ -126,18 +126,23 @@ def _at_work(body: core.Jaxpr, ways: int, mesh: jax.sharding.Mesh) -> int:
     for eqn in _products(body):
         right, out = eqn.invars[1].aval, eqn.outvars[0].aval
         outcomes += out.size * out.dtype.itemsize // ways
-        if eqn.primitive.name == "conv_general_dilated" or not eqn.params["dimension_numbers"][1][0]:
+        if _has_kernel(eqn):
             rows = eqn.invars[0].aval.size // mesh.shape[BATCH_AXES[0]] if out.ndim == 2 else math.inf
             kernels.append(min(right.size, rows) * right.dtype.itemsize)  # few rows go to the kernel
     return outcomes + (sum(kernels) + max(kernels, default=0)) // mesh.shape[MODEL_AXIS]
 
 
 def _passing(product: core.JaxprEqn, ways: int, mesh: jax.sharding.Mesh) -> int:
-    """Bytes of a chip while a product of frozen kernels is computed, of which nothing is kept."""
-    (left, right), out = (variable.aval for variable in product.invars), product.outvars[0].aval
-    size = lambda value: value.size * value.dtype.itemsize
-    kernel = product.primitive.name == "conv_general_dilated" or not product.params["dimension_numbers"][1][0]
-    return (size(left) + size(out)) // ways + size(right) // (mesh.shape[MODEL_AXIS] if kernel else ways)
+    """Bytes of a chip while a product of a frozen stage is computed, of which nothing is kept: its operands, its
+    outcome, and beside a kernel's the stream that the layer adds to, as large as the outcome."""
+    left, right, out = (value.aval.size * value.aval.dtype.itemsize for value in (*product.invars, *product.outvars))
+    if not _has_kernel(product):
+        return (left + right + out) // ways
+    return (max(left, right) + 2 * out) // ways + min(left, right) // mesh.shape[MODEL_AXIS]
+
+
+def _has_kernel(product: core.JaxprEqn) -> bool:
+    return product.primitive.name == "conv_general_dilated" or not product.params["dimension_numbers"][1][0]
 
 
 def _products(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
