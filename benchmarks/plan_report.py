@@ -46,8 +46,7 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 
 - *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
-  (`t2i_jax/training/minimum.py`); below 1 where that counts too much: of the VAE, and of the VAE's encoder in the
-  second upsampler, it takes a layer's work as kept for a gradient.
+  (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of the VAE.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
   pass, CLIP one product in twelve, which is what fits. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32,
   1.14 and 1.04 in the order of the first table.
