@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2i_jax.models import vae
+from t2i_jax.models.attention import attention
 from t2i_jax.models.vae import AutoencoderKL, sample
 
 
@@ -22,3 +24,18 @@ def test_picture_that_does_not_divide_is_named():
 def test_groups_that_do_not_divide_are_named():
     with pytest.raises(ValueError, match="groups=16"):
         AutoencoderKL(channels=(24, 32))
+
+
+def test_attention_over_many_places_is_the_same(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 16))
+    module = vae.SpatialAttention(groups=4)
+    params = module.init(jax.random.key(1), x)
+    loss = lambda params, x: jnp.square(module.apply(params, x)).sum()
+    calls = []
+    monkeypatch.setattr(vae, "attention", lambda *heads: calls.append(heads[0].shape) or attention(*heads))
+    few = jax.value_and_grad(loss, (0, 1))(params, x)
+    assert not calls
+    monkeypatch.setattr(vae, "MANY", 24)
+    many = jax.value_and_grad(loss, (0, 1))(params, x)
+    assert calls == [(2, 24, 1, 16)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-5), few, many)
