@@ -50,7 +50,7 @@ def test_what_is_kept_changes_no_number(name, policies):
     for policy in policies:
         other = gradient(name, *policy)[0](*given)
         for one, two in zip(jax.tree.leaves(everything), jax.tree.leaves(other), strict=True):
-            own = max(np.abs(one).max(), 1e-4 * scale)  # the keys' biases change nothing: their gradient is rounding alone
+            own = max(np.abs(one).max(), 1e-4 * scale)  # a bias of keys changes nothing: its gradient is rounding
             np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * own, err_msg=str(policy))
 
 
