@@ -85,7 +85,7 @@ def splash(q: Heads, k: Others, v: Others, causal: bool, visible: Visible | None
     """
     alone = partial(_splash, causal=causal, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return alone(q, k, v, visible)
     ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     batch = BATCH_AXES if q.shape[0] % ways == 0 else None

@@ -69,7 +69,7 @@ add_bias.defvjp(
 
 def by_batch(x: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
     """``x``, its first dimension split over the batch axes of the mesh in force, where they divide it."""
-    if not _divides(BATCH_AXES, x.shape[0]):
+    if not divides(BATCH_AXES, x.shape[0]):
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
     return lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *free))
@@ -77,16 +77,21 @@ def by_batch(x: Float[Array, "b *n"]) -> Float[Array, "b *n"]:
 
 def at_shards(x: Float[Array, "b n"], columns: bool) -> Float[Array, "b n"]:
     """``x``, the rows of one replica in every device of it; its columns split as a ``few`` layer's kernel, or whole."""
-    if not (_divides(BATCH_AXES, x.shape[0]) and (not columns or _divides(COLUMNS, x.shape[1]))):
+    if not (divides(BATCH_AXES, x.shape[0]) and (not columns or divides(COLUMNS, x.shape[1]))):
         return x
     return lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES[0], COLUMNS if columns else None))
 
 
-def _divides(axes: tuple[str, ...], size: int) -> bool:
+def divides(axes: tuple[str, ...], size: int) -> bool:
     """Whether these axes of the mesh in force split anything, and a dimension of this size evenly."""
-    mesh = jax.sharding.get_abstract_mesh()
-    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
+    ways = ways_of(axes)
     return ways > 1 and size % ways == 0
+
+
+def ways_of(axes: tuple[str, ...]) -> int:
+    """In how many these axes of the mesh in force split what is traced: 1 on a device's own share."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or mesh.manual_axes else math.prod(mesh.shape[axis] for axis in axes)
 
 
 class Dense(nn.Module):

@@ -25,7 +25,8 @@ from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.stages.base import Features, Stage
 from t2i_jax.stages.embeddings import image_embedding, keep, text_embedding
 from t2i_jax.stages.flow import flow_loss, vae_params
-from t2i_jax.stages.latents import decode, downscale, encode, encode_image, enlarge, enlarge_image
+from t2i_jax.stages.latents import PIXELS, decode, downscale, encode, encode_image, enlarge, enlarge_image
+from t2i_jax.stages.parts import by_device
 from t2i_jax.stages.prior import clip_params
 from t2i_jax.types import Batch, Embedding, Latent, Params, normalize
 
@@ -64,16 +65,18 @@ class UpsamplerStage(Stage):
         return {"clip": clip_params(self.clip, rng, batch), "vae": vae_params(self.vae, rng)}
 
     def image_features(self, frozen: dict, image: Array) -> Features:
-        vae, params = self.vae, frozen["vae"]
+        vae = frozen["vae"]
+        alone = image.shape[1] * image.shape[2] >= PIXELS  # a device encodes one picture at a time
+        latents = by_device(self._latents, vae, image, self.vae.dtype) if alone else self._latents(vae, image)
+        return latents | {"image_embedding": image_embedding(self.clip, frozen["clip"], image)}
+
+    def _latents(self, params: Params, image: Array) -> Features:
+        vae = self.vae
         small = encode(vae, params, downscale(image, self.factor))
         pair = jnp.stack([normalize(image), enlarge_image(vae, params, small, self.factor)])
         # one after the other: half the memory, and one program to compile for both
         latent, large = jax.lax.map(lambda x: encode_image(vae, params, x), pair)
-        return {
-            "latent": latent,
-            "large": large,
-            "image_embedding": image_embedding(self.clip, frozen["clip"], image),
-        }
+        return {"latent": latent, "large": large}
 
     def enlarged(self, vae: Params, small: Latent) -> Float[Array, "b i j c"]:
         """What ``sample`` takes as ``large`` for the latents [b,h,w,c] of small pictures."""

@@ -48,7 +48,7 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
         trained, features = loss.jaxprs()
         layer = max(
             *(_at_work(body, ways, mesh) for body in _layers(trained)),
-            *(_passing(product, ways, mesh) for product in _products(features)),
+            *(_passing(product, ways, mesh) for product, ways in _products(features, ways)),
             0,
         )
     return held(program) | {
@@ -123,9 +123,9 @@ def _layers(jaxpr: core.Jaxpr) -> Iterator[core.Jaxpr]:
 def _at_work(body: core.Jaxpr, ways: int, mesh: jax.sharding.Mesh) -> int:
     """Bytes of a chip while a layer's gradient is computed: kernels whole, and the largest one's gradient; outcomes."""
     kernels, outcomes = [], 0
-    for eqn in _products(body):
+    for eqn, split in _products(body, ways):
         right, out = eqn.invars[1].aval, eqn.outvars[0].aval
-        outcomes += out.size * out.dtype.itemsize // ways
+        outcomes += out.size * out.dtype.itemsize // split
         if _has_kernel(eqn):
             rows = eqn.invars[0].aval.size // mesh.shape[BATCH_AXES[0]] if out.ndim == 2 else math.inf
             kernels.append(min(right.size, rows) * right.dtype.itemsize)  # few rows go to the kernel
@@ -145,13 +145,14 @@ def _has_kernel(product: core.JaxprEqn) -> bool:
     return product.primitive.name == "conv_general_dilated" or not product.params["dimension_numbers"][1][0]
 
 
-def _products(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+def _products(jaxpr: core.Jaxpr, ways: int) -> Iterator[tuple[core.JaxprEqn, int]]:
+    """Products of ``jaxpr``, each with the devices that share its rows: one for what a device does by itself."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield eqn
+            yield eqn, ways
         elif eqn.primitive.name != "pallas_call":
             for inner in _inside(eqn):
-                yield from _products(inner)
+                yield from _products(inner, 1 if eqn.primitive.name == "shard_map" else ways)
 
 
 def _inside(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:

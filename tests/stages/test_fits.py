@@ -41,6 +41,13 @@ def test_a_factor_that_does_not_divide_a_picture_is_told():
         jax.eval_shape(lambda image: downscale(image, 3), pixels(64, 64))
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_a_smaller_picture_has_the_rounded_means_of_squares(factor):
+    image = np.random.default_rng(factor).integers(0, 256, (2, 12, 24, 3), np.uint8)
+    squares = image.reshape(2, 12 // factor, factor, 24 // factor, factor, 3)
+    np.testing.assert_array_equal(downscale(jnp.asarray(image), factor), np.round(squares.mean((2, 4), np.float64)))
+
+
 @pytest.mark.parametrize("process", [Process(Cosine(), Noise()), Process(Cosine(), Clean(), LossIn()),
                                      Process(Cosine(), Clean(), MinSNR())])  # fmt: skip
 def test_a_prior_refuses_a_process_that_it_would_pass_over(process):

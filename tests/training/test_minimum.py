@@ -10,6 +10,7 @@ from t2i_jax.models import attention
 from t2i_jax.models.remat import NAMES, Remat
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.rules import leaf_name
+from t2i_jax.stages import upsampler
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import least_memory, least_messages
 from t2i_jax.training.plan import with_remat
@@ -56,6 +57,12 @@ def test_a_frozen_stage_holds_one_product_whatever_its_layers_would_keep():
     one, program, mesh = made("upsampler", batch=128, data=8)
     free = dataclasses.replace(one, stage=dataclasses.replace(one.stage, vae=with_remat(one.stage.vae, Remat())))
     assert least_memory(one, program, mesh)["layer"] == least_memory(free, program, mesh)["layer"]
+
+
+def test_what_a_device_computes_alone_is_counted_once(monkeypatch):
+    shared = least_memory(*made("upsampler", batch=128, data=8))
+    monkeypatch.setattr(upsampler, "PIXELS", 1)
+    assert least_memory(*made("upsampler", batch=128, data=8)) == shared
 
 
 @pytest.mark.parametrize("parts", [1, 4])
