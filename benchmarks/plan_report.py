@@ -56,8 +56,7 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 - *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too.
 - The mesh is replica × data × model.
 - *Batch*: the paper's; 2,048 for an upsampler on 2,048 chips, which the paper's 1,024 and 512 would leave idle.
-- †: read by an earlier state of the code than the present one: the compiler searched for a product's best blocks to the
-  end, and the least counted all products of a frozen stage's layer.
+- †: of an earlier state of the code than the present one.
 
 {assumptions}
 
