@@ -56,13 +56,13 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 - *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too.
 - The mesh is replica × data × model.
 - *Batch*: the paper's; 2,048 for an upsampler on 2,048 chips, which the paper's 1,024 and 512 would leave idle.
-- †: of an earlier state of the code than the present one.
-
+{old}
 {assumptions}
 
 {tables}
 ![memory and time by part](plan/overview.png)
 """
+OLD = "- †: of an earlier state of the code, or of other versions, than the present ones.\n"
 
 
 def name(config: str, topology: str, slices: int) -> str:
@@ -159,7 +159,10 @@ def report() -> None:
         lack = f"\nNot planned yet: {', '.join(missing)}.\n" if missing else ""
         tables.append(f"## {where}\n\n{table}\n{lack}" if rows else f"## {where}\n{lack}")
     listed = "\n".join(f"- {text}" for text in assumptions)
-    text = TEXT.format(tools="; ".join(sorted(tools)), assumptions=f"Assumed:\n\n{listed}", tables="\n".join(tables))
+    every = "\n".join(tables)
+    text = TEXT.format(
+        tools="; ".join(sorted(tools)), old=OLD if "†" in every else "", assumptions=f"Assumed:\n\n{listed}", tables=every
+    )
     (ROOT / "docs/plan.md").write_text(text, encoding="utf-8")
     draw([Panel("memory a chip", "GiB", bars[0]), Panel("a step, estimated", "ms", bars[1])], PLANS / "overview.png")
 
