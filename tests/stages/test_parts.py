@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t2i_jax.models.dense import by_batch
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.stages.parts import by_device, by_parts
 
@@ -27,17 +28,17 @@ def test_parts_together_are_the_whole(ways, most, hand):
     np.testing.assert_array_equal(gradient, 1.0 + 2.0 * rows)
 
 
-@pytest.mark.parametrize("rows, hand", [(16, 2), (12, 12)])
+@pytest.mark.parametrize("rows, hand", [(64, 8), (16, 2), (12, 12)])
 def test_a_device_has_its_own_rows_and_whole_kernels_in_the_dtype_they_are_used_in(rows, hand):
     rows, seen = jnp.arange(rows * 2.0).reshape(-1, 2), []
     params = {"kernel": jnp.eye(2), "bias": jnp.ones(2)}
 
     def function(params, part):
         seen.append((part.shape, params["kernel"].shape, params["kernel"].dtype.name, params["bias"].dtype.name))
-        return {"out": part @ params["kernel"].astype(jnp.float32) + params["bias"]}
+        return {"out": by_batch(part) @ params["kernel"].astype(jnp.float32) + params["bias"]}
 
     with jax.set_mesh(Mesh(data=4, replica=2).build()):
         found = jax.jit(lambda params, rows: by_device(function, params, rows, "bfloat16"))(params, rows)
     np.testing.assert_array_equal(found["out"], rows + 1)
-    kernel = "bfloat16" if hand == 2 else "float32"
+    kernel = "float32" if hand == len(rows) else "bfloat16"
     assert set(seen) == {((hand, 2), (2, 2), kernel, "float32")}
