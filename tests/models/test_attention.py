@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from t2i_jax.models import attention as module
 from t2i_jax.models.attention import attention, cudnn, plain, splash
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.types import BATCH_AXES
 
 
 def heads(b, length, k, d, seed):
@@ -63,6 +65,17 @@ def test_the_tpu_kernel_is_the_same_split_over_batch_and_heads():
     with jax.set_mesh(Mesh(replica=2, data=2, model=2).build()):
         split = jax.jit(lambda *x: splash(*x, True, None, interpret=True))(q, k, v)
     np.testing.assert_allclose(split, whole, atol=1e-6)
+
+
+def test_the_tpu_kernel_is_the_same_on_a_devices_own_share():
+    q, k, v = heads(4, 128, 2, 64, 0)
+    whole, split = splash(q, k, v, True, None, interpret=True), PartitionSpec(BATCH_AXES)
+    share = jax.shard_map(
+        lambda *x: splash(*x, True, None, interpret=True), in_specs=split, out_specs=split, check_vma=False
+    )
+    with jax.set_mesh(Mesh(data=4, model=2).build()):
+        alone = jax.jit(share)(q, k, v)
+    np.testing.assert_allclose(alone, whole, atol=1e-6)
 
 
 def test_a_causal_query_never_sees_what_comes_later():
