@@ -8,7 +8,9 @@ import dataclasses
 from configs.emoji.clip import MODEL as CLIP
 from configs.emoji.vae import DATA
 from configs.emoji.vae import MODEL as VAE
+from t2i_jax.diffusion.guidance import Guidance
 from t2i_jax.diffusion.process import Clean, LossIn, Process
+from t2i_jax.diffusion.samplers import Heun
 from t2i_jax.diffusion.schedules import Flow
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.stages import DecoderStage
@@ -38,6 +40,9 @@ def config() -> Experiment:
             drop_image=0.4,
             drop_text=0.2,
             embedding_noise=0.3,
+            sampler=Heun(8),
+            guidance=Guidance(4.0),
+            image_guidance=1.0,
         ),
         data=dataclasses.replace(DATA, batch=256),
         optimizer=Muon(learning_rate=5e-3, schedule=Cosine(warmup=40), matrices=MATRICES, iterations=3),

@@ -32,9 +32,12 @@ class Guidance:
 
     def mix(self, conditional: Data, unconditional: Data, t: TimeOf) -> Data:
         """The guided x0 from the two clean estimates, [b, ...]."""
+        return unconditional + self._at(t, self.scale, conditional) * (conditional - unconditional)
+
+    def _at(self, t: TimeOf, scale: float | Array, like: Data) -> Array:
+        """``scale`` where ``t`` lies in the interval and 1 elsewhere, to be multiplied with ``like``."""
         low, high = self.interval
-        scale = over(jnp.where((t >= low) & (t <= high), self.scale, 1.0), conditional).astype(conditional.dtype)
-        return unconditional + scale * (conditional - unconditional)
+        return over(jnp.where((t >= low) & (t <= high), scale, 1.0), like).astype(like.dtype)
 
     def __call__(self, conditional: Denoiser, unconditional: Denoiser) -> Denoiser:
         """One denoiser from two; with scale 1 it is the conditional one and the other is never called."""
@@ -59,5 +62,30 @@ class Guidance:
         def denoiser(x_t: Data, t: TimeOf) -> Data:
             conditional, unconditional = jnp.split(denoise(double(x_t, x_t), double(t, t), both), 2)
             return self.mix(conditional, unconditional, t)
+
+        return denoiser
+
+    def parted(
+        self, denoise: Callable[[Data, TimeOf, Any], Data], condition: Any, part: Any, null: Any, rest: float
+    ) -> Denoiser:
+        """One denoiser from three predictions, for a condition of two things that deserve unlike trust.
+
+        ``guided = D(null) + scale (D(part) - D(null)) + rest (D(condition) - D(part))`` (Brooks et al. 2022,
+        "InstructPix2Pix", https://arxiv.org/abs/2211.09800, eq. 3), where ``part`` is ``condition`` with one of the two
+        things hidden. With ``rest`` equal to ``scale`` it is ``paired``; outside the interval, and everywhere with
+        ``scale`` 1, it is the conditional model alone. The trees are as ``paired`` takes them, in a tripled batch.
+        """
+        if not self.guides:
+            return lambda x_t, t: denoise(x_t, t, condition)
+
+        def triple(*parts: Array) -> Array:
+            return jnp.concatenate(parts)
+
+        all_three = jax.tree.map(triple, condition, part, null)
+
+        def denoiser(x_t: Data, t: TimeOf) -> Data:
+            found = denoise(triple(x_t, x_t, x_t), triple(t, t, t), all_three)
+            conditional, partial, unconditional = jnp.split(found, 3)
+            return self.mix(partial, unconditional, t) + self._at(t, rest, partial) * (conditional - partial)
 
         return denoiser

@@ -25,7 +25,9 @@ from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.manifest import sync
 from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 
-FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits", "data.memory_gb", "data.max_bad")
+SAMPLING = ("stage.sampler", "stage.guidance", "stage.image_guidance")
+"""Fields of a stage that say how it is sampled, which its training never asks."""
+FREE = ("steps", "mesh", "cache_gb", "checkpoints", "reports", "limits", "data.memory_gb", "data.max_bad", *SAMPLING)
 """Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt. So
 may the places of the data (``data.dataset``), whose content is compared by its digest."""
 FREE_OF_MODELS = ("remat", "unroll")

@@ -39,6 +39,28 @@ def test_outside_its_interval_guidance_does_nothing():
     np.testing.assert_allclose(out[1:3], full[1:3], atol=1e-6)
 
 
+PART = {"shift": jnp.array([5.0, -2.0, 0.5, 7.0])[:, None]}
+
+
+def test_guidance_by_two_conditions_is_the_sum_of_what_each_adds():
+    full, part, none = (denoise(X, T, condition) for condition in (CONDITION, PART, NULL))
+    guided = Guidance(4.0).parted(denoise, CONDITION, PART, NULL, 1.5)(X, T)
+    np.testing.assert_allclose(guided, none + 4.0 * (part - none) + 1.5 * (full - part), atol=1e-5)
+
+
+def test_two_conditions_guided_alike_are_one_condition():
+    guided = Guidance(3.0).parted(denoise, CONDITION, PART, NULL, 3.0)(X, T)
+    np.testing.assert_allclose(guided, Guidance(3.0).paired(denoise, CONDITION, NULL)(X, T), atol=1e-5)
+
+
+def test_guidance_by_two_conditions_does_nothing_at_scale_one_and_outside_its_interval():
+    plain = denoise(X, T, CONDITION)
+    np.testing.assert_array_equal(Guidance(1.0).parted(denoise, CONDITION, PART, NULL, 2.0)(X, T), plain)
+    out = Guidance(3.0, interval=(0.3, 0.7)).parted(denoise, CONDITION, PART, NULL, 2.0)(X, T)
+    np.testing.assert_allclose(out[jnp.array([0, 3])], plain[jnp.array([0, 3])], atol=1e-5)
+    assert not np.allclose(out[1:3], plain[1:3])
+
+
 def test_guiding_the_clean_estimate_is_guiding_the_velocity():
     process = Process(Flow(), Velocity())
     conditional, unconditional = jax.random.normal(jax.random.key(1), (2, 4, 3))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from t2i_jax.diffusion import DDIM, Guidance
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
 from t2i_jax.models.mmdit import MMDiT
 from t2i_jax.models.remat import Remat
@@ -45,6 +46,16 @@ def test_how_a_model_is_computed_may_change(tmp_path):
     run.check_config(encode(one()), one(remat=Remat(("inner",)), unroll=3))
     with pytest.raises(ConfigError, match="stage.model.depth: 8 -> 9"):
         run.check_config(encode(one()), one(depth=9))
+
+
+def test_how_a_stage_is_sampled_may_change(tmp_path):
+    def one(**how):
+        return dataclasses.replace(FIRST, stage=DecoderStage(**how))
+
+    run = Run(tmp_path, "decoder")
+    run.check_config(encode(one()), one(sampler=DDIM(20), guidance=Guidance(5.0), image_guidance=1.0))
+    with pytest.raises(ConfigError, match=r"stage.drop_text: 0.1 -> 0.2"):
+        run.check_config(encode(one()), one(drop_text=0.2, image_guidance=1.0))
 
 
 @pytest.mark.parametrize("old, new, says", [
