@@ -228,7 +228,8 @@ def sample(
         seed: The same seed gives the same pictures.
         out: A .png sheet, or an .npz with `images` uint8 [n, h, w, 3] in the captions' order.
         captions: A JSON-lines file with a field `caption` (or plain strings), instead of the sentence.
-        guidance: Classifier-free guidance of the decoder; default: the config's.
+        guidance: Classifier-free guidance of the decoder, by the caption alone where its config has an image_guidance;
+            default: the config's.
         best_of: Paint so many times as many and keep those that CLIP finds nearest to the caption.
     """
     if bool(caption) == bool(captions):
