@@ -53,17 +53,8 @@ class Guidance:
         """
         if not self.guides:
             return lambda x_t, t: denoise(x_t, t, condition)
-
-        def double(a: Array, b: Array) -> Array:
-            return jnp.concatenate([a, b])
-
-        both = jax.tree.map(double, condition, null)
-
-        def denoiser(x_t: Data, t: TimeOf) -> Data:
-            conditional, unconditional = jnp.split(denoise(double(x_t, x_t), double(t, t), both), 2)
-            return self.mix(conditional, unconditional, t)
-
-        return denoiser
+        predict = together(denoise, condition, null)
+        return lambda x_t, t: self.mix(*predict(x_t, t), t)
 
     def parted(
         self, denoise: Callable[[Data, TimeOf, Any], Data], condition: Any, part: Any, null: Any, rest: float
@@ -77,15 +68,17 @@ class Guidance:
         """
         if not self.guides:
             return lambda x_t, t: denoise(x_t, t, condition)
-
-        def triple(*parts: Array) -> Array:
-            return jnp.concatenate(parts)
-
-        all_three = jax.tree.map(triple, condition, part, null)
+        predict = together(denoise, condition, part, null)
 
         def denoiser(x_t: Data, t: TimeOf) -> Data:
-            found = denoise(triple(x_t, x_t, x_t), triple(t, t, t), all_three)
-            conditional, partial, unconditional = jnp.split(found, 3)
+            conditional, partial, unconditional = predict(x_t, t)
             return self.mix(partial, unconditional, t) + self._at(t, rest, partial) * (conditional - partial)
 
         return denoiser
+
+
+def together(denoise: Callable[[Data, TimeOf, Any], Data], *conditions: Any) -> Callable[[Data, TimeOf], list[Data]]:
+    """(x_t, t) -> the clean estimate for each of the conditions, all in one batch so many times as large."""
+    batch = lambda *parts: jnp.concatenate(parts)
+    every, n = jax.tree.map(batch, *conditions), len(conditions)
+    return lambda x_t, t: jnp.split(denoise(batch(*[x_t] * n), batch(*[t] * n), every), n)
