@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from t2i_jax.configfile import UsageError, checked, function_of, read_config
+from t2i_jax.configfile import UsageError, checked, function_of, read_config, with_options
 
 USAGE = 64
 """Exit code of a command that was called wrongly or given bad input: trying again will not help."""
@@ -151,7 +151,7 @@ def _experiment(config: str, options: list[str], command: str):
     """What ``CONFIG[:NAME]`` returns, with the options' fields."""
     path, _, variant = config.partition(":")
     experiment = checked(read_config(path, variant or "config"), path, variant or "config")
-    return tyro.cli(type(experiment), default=experiment, args=options, prog=f"t2i {command} {config}")
+    return with_options(experiment, options, f"t2i {command} {config}")
 
 
 def _train_folder(folder: Path, variant: str, run: str) -> int:

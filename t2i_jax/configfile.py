@@ -54,6 +54,24 @@ def checked(made: Any, path: str | Path, variant: str) -> Any:
     return made
 
 
+def with_options(experiment: Any, options: list[str], prog: str) -> Any:
+    """The experiment with the fields that the options name, ``--stage.model.width 512``. Exits with 2 where one is
+    wrong, with 0 after ``--help``; ``prog`` is the command that they are given to."""
+    import tyro
+    from jax import Array
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def number(field: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if field.type != float | Array:  # a number that a traced program may replace
+            return None
+        return PrimitiveConstructorSpec(1, "FLOAT", lambda words: float(words[0]), lambda x: True, lambda x: [str(x)])
+
+    return tyro.cli(type(experiment), default=experiment, args=options, prog=prog, registry=registry)
+
+
 def _module(path: Path) -> ModuleType:
     root = next((p for p in path.parents if p.name == "configs"), path.parent).parent
     if str(root) not in sys.path:

@@ -9,6 +9,7 @@ import pytest
 
 from configs.emoji.captions import SEEN, UNSEEN
 from t2i_jax import load_dataset
+from t2i_jax.configfile import with_options
 from t2i_jax.dalle2 import POLISH, STAGES
 from t2i_jax.parallel.rules import leaf_name, leaf_spec
 from t2i_jax.text import Tokenizer
@@ -26,6 +27,23 @@ DALLE2 = [f"dalle2.{name}" for name in ("vae", "clip", "prior", "decoder", "upsa
 def test_config_builds_at_full_size(name, variant):
     experiment = getattr(importlib.import_module(f"configs.{name}"), variant)()
     assert traced(experiment.stage, experiment.data).shape == ()
+
+
+@pytest.mark.parametrize("name", [*EMOJI, *DALLE2])
+def test_every_field_of_a_config_is_an_option(name, capsys):
+    experiment = importlib.import_module(f"configs.{name}").config()
+    with pytest.raises(SystemExit):
+        with_options(experiment, ["--help"], "t2i train")
+    help_text = capsys.readouterr().out
+    assert "--data.batch INT" in help_text and "fixed" not in help_text
+
+
+@pytest.mark.parametrize("name", ["prior", "decoder"])
+def test_the_scale_of_a_guidance_is_an_option(name):
+    experiment = importlib.import_module(f"configs.emoji.{name}").config()
+    guidance = dataclasses.replace(experiment.stage.guidance, scale=2.5)
+    changed = dataclasses.replace(experiment, stage=dataclasses.replace(experiment.stage, guidance=guidance))
+    assert with_options(experiment, ["--stage.guidance.scale", "2.5"], "t2i train") == changed
 
 
 def traced(stage, data):
