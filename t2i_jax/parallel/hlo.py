@@ -17,7 +17,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,9 @@ _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2,
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _OP = re.compile(r"\s*([a-z][\w\-]*)\(")
+_STEP = "async_collective_fusion"
+_BEGINS = "AsyncCollectiveStart"
+_ENDS = (_BEGINS, "AsyncCollectiveDone")
 _CALLERS = ("fusion", "call", "while", "conditional", "async-start", "custom-call")
 _MOVES_NOTHING = {
     "parameter",
@@ -116,11 +119,12 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
     """The summary of a program compiled for a mesh with these axis sizes, devices numbered in the mesh's order."""
     computations, entry = _computations(text)
     times = _times(computations, entry)
-    summary, seen = Summary(), {}
+    summary = Summary()
     fused = {i.attribute("calls") for body in computations.values() for i in body if i.op == "fusion"}
     apart = _apart(computations)
     for name, count in times.items():
         shapes = {i.name: i.type for i in computations[name]}
+        bounds = _bounds(computations[name])
         if name not in fused:
             summary.traffic += count * sum(_traffic(i, shapes, computations) for i in computations[name])
         for instruction in computations[name]:
@@ -133,17 +137,21 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
                 target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
                 summary.kernels[target.group(1) if target else "?"] += count
             elif op == "send" and "_xla_megascale_transfer_type" in instruction.rest:
-                one = _between_slices(instruction, count, shapes)
-                seen[f"{name}/{instruction.name}"] = one
+                summary.collectives.append(_between_slices(instruction, count, shapes))
             elif op.removesuffix("-start") in KINDS:
-                one = _collective(instruction, name, count, shapes, mesh, name in apart)
-                channel = instruction.attribute("channel_id") or f"{name}/{instruction.name}"
-                other = seen.get(channel)  # one message may be written in each part of what hides it
-                if other is None:
+                bound = bounds.get(instruction.name, "" if name.startswith(_STEP) else _BEGINS)
+                if bound == _BEGINS:  # a hidden message is written where it begins, in what hides it, and where it ends
+                    hidden = name in apart or instruction.name in bounds
+                    one = _collective(instruction, name, count, shapes, mesh, hidden)
                     summary.traffic += count * _moved(instruction, one, shapes)
-                seen[channel] = one if other is None else replace(one, waits=one.waits and other.waits)
-    summary.collectives = list(seen.values())
+                    summary.collectives.append(one)
     return summary
+
+
+def _bounds(body: list[_Instruction]) -> dict[str, str]:
+    """The collectives of a computation that begin or end a message that others hide, and which of the two."""
+    calls = [(i, re.search(r'custom_call_target="(\w+)"', i.rest)) for i in body if i.op == "custom-call"]
+    return {name: found.group(1) for i, found in calls if found and found.group(1) in _ENDS for name in i.operands()}
 
 
 def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:

@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
-from t2i_jax.models.dense import by_batch
+from t2i_jax.models.dense import by_batch, divides
 from t2i_jax.stages.base import Stage
 from t2i_jax.stages.parts import by_parts
-from t2i_jax.types import Batch, Embedding, Image, Params, normalize
+from t2i_jax.types import BATCH_AXES, Batch, Embedding, Image, Params, normalize
 
 MATRIX = 1 << 28
 """Bytes of similarities that a device holds at once at most."""
@@ -86,7 +87,23 @@ def by_rows(reduce: Callable, rows: Embedding, columns: Embedding):
     A device multiplies its share of the rows, and of those no more at once than take MATRIX bytes with all columns;
     the backward pass multiplies again.
     """
+    if not divides(BATCH_AXES, len(rows)):
+        return _product(reduce, rows, columns)
+    split = PartitionSpec(BATCH_AXES)
+    own = lambda rows, columns: _product(reduce, rows, _gathered(columns))
+    return jax.shard_map(own, in_specs=(split, split), out_specs=split, check_vma=False)(rows, columns)
+
+
+def _product(reduce: Callable, rows: Embedding, columns: Float[Array, "c e"]):
     return by_parts(lambda part: reduce(by_batch(part) @ columns.T), rows, MATRIX // (4 * len(columns)))
+
+
+def _gathered(columns: Embedding) -> Float[Array, "c e"]:
+    """Every device's columns, gathered axis by axis, so that their gradients are scattered. Over all axes at once TPUs'
+    compiler sums them whole, and every chip waits."""
+    for axis in reversed(BATCH_AXES):
+        columns = jax.lax.all_gather(columns, axis, tiled=True)
+    return columns
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,23 @@ TPU = """
   ROOT %all-reduce.1 = bf16[64,8]{1,0:T(8,128)(2,1)} all-reduce(%input), replica_groups={{0,1,2,3},{4,5,6,7}}
 }
 
+%begins (p.1: bf16[4,8]) -> (bf16[4,8], bf16[16,8]) {
+  %p.1 = bf16[4,8]{1,0} parameter(0)
+  %gathered.1 = bf16[16,8]{1,0:T(8,128)} all-gather(%p.1), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
+  ROOT %call.1 = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) custom-call(%gathered.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%ends (p.2: bf16[4,8]) -> bf16[16,8] {
+  %p.2 = bf16[4,8]{1,0} parameter(0)
+  %gathered.2 = bf16[16,8]{1,0:T(8,128)} all-gather(%p.2), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
+  ROOT %call.2 = bf16[16,8]{1,0} custom-call(%p.2, %gathered.2), custom_call_target="AsyncCollectiveDone"
+}
+
 %async_collective_fusion.2 (p: bf16[4,8], q: bf16[2,4], r: bf16[4,8]) -> (bf16[16,8], bf16[2,8]) {
   %p = bf16[4,8]{1,0} parameter(0)
   %q = bf16[2,4]{1,0} parameter(1)
   %r = bf16[4,8]{1,0} parameter(2)
-  %gathered = bf16[16,8]{1,0:T(8,128)} all-gather(%p), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
+  %gathered = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
   %convolution.1 = bf16[2,8]{1,0} convolution(%q, %r), dim_labels=bf_io->bf
   ROOT %t = (bf16[16,8]{1,0}, bf16[2,8]{1,0}) tuple(%gathered, %convolution.1)
 }
@@ -90,7 +102,9 @@ TPU = """
   %state = (s32[]{:T(128)}, bf16[64,8]{1,0}) parameter(0)
   %x = bf16[64,8]{1,0} get-tuple-element(%state), index=1
   %scattered = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %going = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) fusion(%x), kind=kCustom, calls=%begins
   %both = (bf16[16,8]{1,0}, bf16[2,8]{1,0}) fusion(%x), kind=kCustom, calls=%async_collective_fusion.2
+  %came = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%ends
   ROOT %next = (s32[], bf16[64,8]) tuple(%x, %x)
 }
 
@@ -103,6 +117,7 @@ TPU = """
 
 ENTRY %main (a: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
   %a = (s32[], bf16[64,8]{1,0}) parameter(0)
+  %first = bf16[16,8]{1,0} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
   ROOT %while.1 = (s32[]{:T(128)}, bf16[64,8]{1,0}) while(%a), condition=%condition, body=%body
 }
 """
@@ -111,11 +126,13 @@ ENTRY %main (a: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
 def test_the_forms_of_a_tpus_program_are_understood():
     summary = read(TPU, {"replica": 2, "data": 4, "model": 1})
     assert summary.flops == 23 * 2 * 2 * 4 * 8
-    found = {c.kind: (c.axes, c.group, c.bytes, c.times, c.waits) for c in summary.collectives}
+    found = {(c.kind, c.axes, c.group, c.bytes, c.times, c.waits) for c in summary.collectives}
     assert found == {
-        "reduce-scatter": (("data",), 4, 64 * 8 * 2, 23, True),
-        "all-gather": (("data",), 4, 16 * 8 * 2, 23, False),
+        ("reduce-scatter", ("data",), 4, 64 * 8 * 2, 23, True),
+        ("all-gather", ("data",), 4, 16 * 8 * 2, 23, False),  # once, though it is written thrice
+        ("all-gather", ("data",), 4, 16 * 8 * 2, 1, True),  # the loop's first, taken out of it
     }
+    assert len(summary.collectives) == len(found)
 
 
 SLICES = """
