@@ -219,7 +219,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
     with jax.set_mesh(mesh):
         program = build(experiment, mesh, frozen, batch, {})
         arguments = (program.state, program.frozen, key, program.batch)
-        where = f"{slices} x {topology} {compiler_options(mesh)}"
+        where = f"{slices} x {topology} {compiler_options(mesh, experiment.overlap)}"
         done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
     summary = read(done.text, dict(mesh.shape))
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})

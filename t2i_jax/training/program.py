@@ -97,7 +97,7 @@ def build(
         decay=experiment.ema, accumulate=experiment.accumulate, cached=frozenset(cached),
     )  # fmt: skip
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
-    out, options = (where, replicated(mesh)), compiler_options(mesh)
+    out, options = (where, replicated(mesh)), compiler_options(mesh, experiment.overlap)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=options)
     begin = jax.jit(init, out_shardings=where)
     if not images or "image" not in inputs:

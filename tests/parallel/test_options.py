@@ -13,11 +13,12 @@ from t2i_jax.parallel.options import compiler_options
 COMPILE = """
 import jax
 from t2i_jax.parallel.mesh import Mesh
-from t2i_jax.parallel.options import SPARSE, V5E, compiler_options
+from t2i_jax.parallel.options import SPARSE, V5E, V5E_OVERLAP, compiler_options
 from t2i_jax.parallel.topology import describe
-for topology, wanted in (("v5e:2x2", V5E), ("v6e:2x2", SPARSE), ("v5p:2x2x1", SPARSE)):
+cases = ("v5e:2x2", False, V5E), ("v5e:2x2", True, V5E | V5E_OVERLAP), ("v6e:2x2", True, SPARSE), ("v5p:2x2x1", True, SPARSE)
+for topology, overlap, wanted in cases:
     mesh = Mesh().build(describe(topology))
-    options = compiler_options(mesh)
+    options = compiler_options(mesh, overlap)
     assert options == wanted, (topology, options)
     where = jax.NamedSharding(mesh, jax.P("data"))
     shape = jax.ShapeDtypeStruct((256, 256), "bfloat16", sharding=where)
