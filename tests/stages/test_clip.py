@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from t2i_jax.parallel.hlo import read
 from t2i_jax.parallel.mesh import Mesh, split_batch
 from t2i_jax.stages import clip
 from t2i_jax.stages.clip import Sigmoid, Softmax, cosine
@@ -72,6 +73,8 @@ def test_no_device_holds_more_similarities_than_its_rows(mesh, objective, parts,
         together = compiled(*split)
     shapes = re.findall(r"\[(\d+(?:,\d+)+)\]", compiled.as_text())
     assert max(math.prod(map(int, shape.split(","))) for shape in shapes) <= B * share // parts
+    sums = [one for one in read(compiled.as_text(), dict(mesh.shape)).collectives if one.kind == "all-reduce"]
+    assert all(one.bytes < images.nbytes for one in sums if "data" in one.axes), "a gradient is summed whole"
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
