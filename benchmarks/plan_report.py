@@ -48,8 +48,9 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
   (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of the VAE.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
-  pass, CLIP one product in twelve, which is what fits. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32,
-  1.14 and 1.04 in the order of the first table.
+  pass, CLIP one product in twelve, which is what fits: to compute no more than a tenth again, its 128 pairs a chip would have
+  to keep 25 GiB of what a v5e has 16. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04
+  in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
 - *Step*, in ms: what each part would take alone, and all together.
