@@ -124,8 +124,8 @@ class Experiment:
     accumulate: int = 1
     """Micro-batches that a batch is split into, one after the other, to save memory."""
     overlap: bool = True
-    """Let TPUs' compiler hide all messages between chips that it can (v5e): a faster step, unless its messages take longer
-    than its products, for twice the time to compile."""
+    """Let TPUs' compiler hide all messages between chips that it can (v5e): a faster step, unless its messages take
+    longer than its products, for twice the time to compile."""
     cache_gb: float = 16.0
     """Features of frozen stages are computed once for the whole data set where they take less disk than this, in GiB;
     larger ones are computed within every step. 0 keeps none."""

@@ -28,7 +28,8 @@ from t2i_jax.training.serialize import ConfigError, decode, differences, encode
 SAMPLING = ("stage.sampler", "stage.guidance", "stage.image_guidance")
 """Fields of a stage that say how it is sampled, which its training never asks."""
 FREE = (
-    "steps", "mesh", "overlap", "cache_gb", "checkpoints", "reports", "limits", "data.memory_gb", "data.max_bad", *SAMPLING,
+    "steps", "mesh", "overlap", "cache_gb", "checkpoints", "reports", "limits", "data.memory_gb", "data.max_bad",
+    *SAMPLING,
 )  # fmt: skip
 """Fields of an experiment that may differ when a run is continued: they change nothing of what was already learnt. So
 may the places of the data (``data.dataset``), whose content is compared by its digest."""

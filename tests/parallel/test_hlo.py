@@ -120,7 +120,7 @@ ENTRY %main (a: (s32[], bf16[64,8])) -> (s32[], bf16[64,8]) {
   %first = bf16[16,8]{1,0} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}
   ROOT %while.1 = (s32[]{:T(128)}, bf16[64,8]{1,0}) while(%a), condition=%condition, body=%body
 }
-"""
+"""  # noqa: E501
 
 
 def test_the_forms_of_a_tpus_program_are_understood():

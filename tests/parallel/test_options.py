@@ -15,7 +15,8 @@ import jax
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.options import SPARSE, V5E, V5E_OVERLAP, compiler_options
 from t2i_jax.parallel.topology import describe
-cases = ("v5e:2x2", False, V5E), ("v5e:2x2", True, V5E | V5E_OVERLAP), ("v6e:2x2", True, SPARSE), ("v5p:2x2x1", True, SPARSE)
+cases = [("v5e:2x2", False, V5E), ("v5e:2x2", True, V5E | V5E_OVERLAP)]
+cases += [("v6e:2x2", True, SPARSE), ("v5p:2x2x1", True, SPARSE)]
 for topology, overlap, wanted in cases:
     mesh = Mesh().build(describe(topology))
     options = compiler_options(mesh, overlap)
