@@ -45,7 +45,8 @@ class Contrastive:
         pairs = [(images, texts), (texts, images)] if self.both_ways else [(images, texts)]
         losses, nearest = [], []
         for one, other in pairs:
-            rows, near = by_rows(lambda logits: (self.row(logits), logits.argmax(-1)), scale * one, other)
+            best = lambda logits, places: (self.row(logits), places[logits.argmax(-1)])
+            rows, near = by_rows(best, scale * one, other)
             own = scale * (one * other).sum(-1)
             losses.append((rows - self.true(own, scale * one @ other.mean(0))).mean())
             nearest.append(near)
@@ -82,28 +83,29 @@ class Sigmoid(Contrastive):
 
 
 def by_rows(reduce: Callable, rows: Embedding, columns: Embedding):
-    """``reduce(rows @ columns.T)``, what it makes of each row, without ever holding the whole product.
+    """``reduce(rows @ columns.T, places)``, what it makes of each row, without ever holding the whole product.
 
-    A device multiplies its share of the rows, and of those no more at once than take MATRIX bytes with all columns;
-    the backward pass multiplies again.
+    ``places`` [c]: which of the columns each column of the product is. A device multiplies its share of the rows, and
+    of those no more at once than take MATRIX bytes with all columns; the backward pass multiplies again.
     """
+    places = jnp.arange(len(columns))
     if not divides(BATCH_AXES, len(rows)):
-        return _product(reduce, rows, columns)
+        return _product(reduce, rows, columns, places)
     split = PartitionSpec(BATCH_AXES)
-    own = lambda rows, columns: _product(reduce, rows, _gathered(columns))
-    return jax.shard_map(own, in_specs=(split, split), out_specs=split, check_vma=False)(rows, columns)
+    own = lambda rows, columns, places: _product(reduce, rows, _gathered(columns), _gathered(places))
+    return jax.shard_map(own, in_specs=split, out_specs=split, check_vma=False)(rows, columns, places)
 
 
-def _product(reduce: Callable, rows: Embedding, columns: Float[Array, "c e"]):
-    return by_parts(lambda part: reduce(by_batch(part) @ columns.T), rows, MATRIX // (4 * len(columns)))
+def _product(reduce: Callable, rows: Embedding, columns: Float[Array, "c e"], places: Int[Array, "c"]):
+    return by_parts(lambda part: reduce(by_batch(part) @ columns.T, places), rows, MATRIX // (4 * len(columns)))
 
 
-def _gathered(columns: Embedding) -> Float[Array, "c e"]:
-    """Every device's columns, gathered axis by axis, so that their gradients are scattered. Over all axes at once TPUs'
-    compiler sums them whole, and every chip waits."""
-    for axis in reversed(BATCH_AXES):
-        columns = jax.lax.all_gather(columns, axis, tiled=True)
-    return columns
+def _gathered(own: Array) -> Array:
+    """Every device's columns, gathered axis by axis, so that their gradients are scattered: over all axes at once TPUs'
+    compiler sums them whole, and every chip waits. Over replicas first: among them are slices, with a slow network."""
+    for axis in BATCH_AXES:
+        own = jax.lax.all_gather(own, axis, tiled=True)
+    return own
 
 
 @dataclass(frozen=True)
