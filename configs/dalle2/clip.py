@@ -33,4 +33,5 @@ def config() -> Experiment:
         mesh=MESH,
         steps=400_000,
         ema=0.9999,
+        overlap=True,
     )

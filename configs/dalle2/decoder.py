@@ -44,5 +44,4 @@ def config() -> Experiment:
         mesh=MESH,
         steps=800_000,
         ema=0.9999,
-        overlap=False,  # its messages take longer than its products, and its program long enough to compile
     )  # fmt: skip

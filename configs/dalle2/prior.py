@@ -36,4 +36,5 @@ def config() -> Experiment:
         mesh=MESH,
         steps=600_000,
         ema=0.9999,
+        overlap=True,
     )

@@ -43,5 +43,4 @@ def config() -> Experiment:
         mesh=MESH,
         steps=1_000_000,
         ema=0.9999,
-        overlap=False,  # its messages take longer than its products, and what hides them takes memory
     )

@@ -30,7 +30,7 @@ def changed(dataset=FIRST.data.dataset, **data):
     (FIRST, changed(dataset="/mnt/emoji64")),
     (changed(MIXED), changed((("/mnt/emoji64", 3.0), ("data/mine", 1.0)))),
     (FIRST, dataclasses.replace(
-        FIRST, steps=9, overlap=False, cache_gb=0.0, checkpoints=Checkpoints(), reports=Reports(),
+        FIRST, steps=9, overlap=True, cache_gb=0.0, checkpoints=Checkpoints(), reports=Reports(),
         limits=Limits(rollbacks=9),
     )),
 ])  # fmt: skip
