@@ -30,5 +30,4 @@ def config() -> Experiment:
         ),
         data=dataclasses.replace(smaller.data, image_size=1024, batch=512),
         optimizer=dataclasses.replace(smaller.optimizer, learning_rate=1e-4),
-        overlap=True,
     )

@@ -43,4 +43,5 @@ def config() -> Experiment:
         mesh=MESH,
         steps=1_000_000,
         ema=0.9999,
+        overlap=True,
     )
