@@ -53,7 +53,8 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
   in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
-- *Step*, in ms: what each part would take alone, and all together.
+- *Step*, in ms: what each part would take alone, and all together. Links bound the decoder and the first upsampler on v5e:
+  what nothing hides is then part of what they take.
 - *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too.
 - The mesh is replica × data × model.
 - *Batch*: the paper's; 2,048 for an upsampler on 2,048 chips, which the paper's 1,024 and 512 would leave idle.
