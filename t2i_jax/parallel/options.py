@@ -28,7 +28,7 @@ V5E = TPU | {
 V5E_OVERLAP = {
     # What a loop's turn gathers first is on its way behind the turn before, and messages go behind elementwise work
     # too. By default a turn begins with a wait: of the 239 ms of a step of the 1.2-billion prior on v5e:16x16 every
-    # chip waited 34, as planned, and now 0.5 of 206. Of several gathers a turn that come so early most are waited for
+    # chip waited 34, as planned, and now 1.5 of 207. Of several gathers a turn that come so early most are waited for
     # again.
     "xla_tpu_enable_ici_ag_pipelining": "true",
     "xla_tpu_max_ag_pipelining_per_loop": "1",
