@@ -223,6 +223,11 @@ def tried(ways: Sequence[Choice], plan: Callable[[Choice], Plan], chip: Chip, co
             found.misfits.append((way, str(error).splitlines()[0]))
             left = [other for other in left if not _needs_more(other, way, error.needed, chip)]
             continue
+        except jax.errors.JaxRuntimeError as error:
+            if not str(error).startswith("INTERNAL"):
+                raise
+            found.misfits.append((way, f"the compiler fails: {str(error).splitlines()[0][:200]}"))
+            continue
         if one.fits:
             found.plans.append((way, one))
             found.plans.sort(key=lambda row: row[1].seconds()["step"])

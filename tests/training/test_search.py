@@ -84,6 +84,19 @@ def test_a_choice_is_the_experiment_trained_otherwise(ways, experiment):
     assert one.data == experiment.data and one.optimizer == experiment.optimizer
 
 
+def test_a_choice_on_which_the_compiler_fails_is_named_and_the_others_are_tried(ways):
+    compiler, first = Compiler(1.0, 0), []
+
+    def plan(way):
+        first.append(way)
+        if way is first[0]:
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+        return compiler(way)
+
+    found = tried(ways, plan, CHIP, compiles=3)
+    assert found.plans and found.misfits == [(first[0], "the compiler fails: INTERNAL: RET_CHECK failure")]
+
+
 @pytest.mark.parametrize("says", [True, False])
 @pytest.mark.parametrize("room", [GIB, 4 * GIB, 7 * GIB, 40 * GIB])
 def test_it_finds_what_compiling_everything_finds(ways, room, says):
