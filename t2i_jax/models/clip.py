@@ -12,15 +12,32 @@ projection without bias. The same function as transformers' ``CLIPModel``.
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import check_heads
-from t2i_jax.models.dense import Dense
+from t2i_jax.models.dense import Dense, divides
 from t2i_jax.models.remat import Remat
 from t2i_jax.models.transformer import Transformer
-from t2i_jax.types import Embedding, Features, Image, Tokens
+from t2i_jax.types import BATCH_AXES, Embedding, Features, Image, Tokens
+
+
+def look_up(table: Float[Array, "v d"], tokens: Tokens, dtype: str) -> Float[Array, "b l d"]:
+    """The table's rows at ``tokens``, rounded to ``dtype``. They are float32, so that the sums of their gradient are.
+
+    On a mesh that splits both, the table is gathered in ``dtype`` and its gradient scattered. Left to itself, TPUs'
+    compiler gathers float32 and sums the whole gradient over all chips.
+    """
+    rows = lambda table, tokens: table.astype(jnp.float32)[tokens]
+    shard = BATCH_AXES[1]
+    if not (divides(BATCH_AXES, len(tokens)) and divides((shard,), len(table))):
+        return rows(table.astype(dtype), tokens)
+    own = lambda table, tokens: rows(jax.lax.all_gather(table.astype(dtype), shard, tiled=True), tokens)
+    table_spec, batch_spec = PartitionSpec(shard), PartitionSpec(BATCH_AXES)
+    return jax.shard_map(own, in_specs=(table_spec, batch_spec), out_specs=batch_spec, check_vma=False)(table, tokens)
 
 
 class TextTower(nn.Module):
@@ -50,7 +67,7 @@ class TextTower(nn.Module):
             raise ValueError(f"TextTower: {length} tokens with context={self.context}; cut captions or raise context")
         table = self.param("token", nn.initializers.normal(0.02), (self.vocab, self.width), jnp.float32)
         place = self.param("position", nn.initializers.normal(0.01), (self.context, self.width), jnp.float32)
-        x = table[tokens] + place[:length]
+        x = look_up(table, tokens, self.dtype) + place[:length]
         mlp = self.mlp_ratio * self.width
         sizes = (self.width, self.depth, self.heads, mlp, self.activation, self.dtype, self.remat, self.unroll)
         x = Transformer(*sizes, causal=True, name="transformer")(x)

@@ -37,7 +37,7 @@ were wrong as those of FEW."""
 RULES: Rules = (
     (r"(^|/)(step|count|ns_coeffs)$", P()),
     (r"(^|/)(bias|scale|mean|std|logit_scale|logit_bias|class|query|position)$", P()),
-    (r"(^|/)(token|embedding)$", P(None, "data")),
+    (r"(^|/)token$", P("data", None)),
     (r"(^|/)(patches|conv_in)/kernel$", P(None, "data")),  # few channels in
     (r"(^|/)conv_out/kernel$", P("data", None)),  # few channels out
     (CONVOLVES, P("data", None)),
@@ -84,6 +84,6 @@ def leaf_spec(name: str, shape: tuple[int, ...], axes: dict[str, int], rules: Ru
             what = " × ".join(f"{one!r} ({axes[one]})" for one in together)
             raise ValueError(
                 f"the leaf {name!r} of shape {shape}: dimension {dimension} ({size}) is not divisible by the mesh axis "
-                f"{what}. Choose a width that {ways} divides, or a smaller mesh.{together[0]}."
+                f"{what}. Choose a size that {ways} divides, or a smaller mesh.{together[0]}."
             )
     return P(*full)
