@@ -46,15 +46,12 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
         loss = _Loss(experiment, program)
         kept = loss.kept(2 * loss.rows) - loss.kept(loss.rows)  # what the devices don't divide is kept otherwise
         trained, features = loss.jaxprs()
-        layer = max(
-            *(_at_work(body, ways, mesh) for body in _layers(trained)),
-            *(_passing(product, ways, mesh) for product, ways in _products(features, ways)),
-            0,
-        )
+        layers = [_at_work(body, ways, mesh) for body in _layers(trained)]
+        passing = [_passing(product, ways, mesh) for product, ways in _products(features, ways)]
     return held(program) | {
         "gradients": shard_bytes(program.state.params),
         "kept": kept // ways,
-        "layer": layer,
+        "layer": max([0, *layers, *passing]),
     }
 
 

@@ -47,6 +47,10 @@ def test_whoever_keeps_more_needs_more():
     assert kept[0] < kept[1] < kept[2]
 
 
+def test_a_model_that_computes_nothing_again_has_no_layer_at_work():
+    assert least_memory(*made("vae", remat=Remat(), data=8))["layer"] == 0
+
+
 def test_a_batch_of_one_example_a_device_keeps_half_of_what_two_keep(monkeypatch):
     monkeypatch.setattr(attention, "platform", lambda: "tpu")  # whose kernel splits no batch that the devices don't
     one, two = (least_memory(*made(remat=Remat(NAMES), batch=batch, data=8))["kept"] for batch in (8, 16))
