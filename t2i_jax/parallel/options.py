@@ -5,6 +5,10 @@
 The training and ``t2i plan`` build the same ``Program``, so both get the same options.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
 from jax.sharding import Mesh
 
 TPU = {
@@ -58,3 +62,20 @@ def compiler_options(mesh: Mesh, overlap: bool = False) -> dict[str, str]:
         return {}
     more = V5E_OVERLAP if overlap and device.device_kind == "TPU v5 lite" else {}
     return _OPTIONS.get(device.device_kind, TPU) | more
+
+
+class CompilerFails(ValueError):
+    """The compiler itself fails on a program that is right."""
+
+
+@contextmanager
+def failures_named(overlap: bool = False) -> Iterator[None]:
+    """Raises CompilerFails, with what to do, where the compiler fails within; ``overlap``: that asked much of it."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("INTERNAL"):
+            raise
+        said = f"the compiler fails: {str(error).splitlines()[0]}"
+        remedy = ". It does on some programs of which it shall hide all messages: leave that out (--overlap false)."
+        raise CompilerFails(said + remedy if overlap else said) from error

@@ -25,7 +25,7 @@ from t2i_jax.models.remat import Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.hlo import SLICE, Collective, read
 from t2i_jax.parallel.mesh import Mesh, check_batch, split_batch
-from t2i_jax.parallel.options import compiler_options
+from t2i_jax.parallel.options import compiler_options, failures_named
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.bars import Panel
 from t2i_jax.training.compiled import Compiled, compiled
@@ -209,8 +209,8 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
     """Compile ``experiment``'s step for ``slices`` slices of ``topology`` and say what it takes.
 
     ``keep``: directory of what was compiled before, not to be compiled again. Raises ValueError where the mesh, the
-    batch or a leaf does not fit the devices, or libtpu knows no such topology, and DoesNotFit where the compiler finds
-    no way to make the program small enough for the memory.
+    batch or a leaf does not fit the devices, or libtpu knows no such topology, DoesNotFit where the compiler finds no
+    way to make the program small enough for the memory, and CompilerFails where it fails itself.
     """
     mesh = planned_mesh(experiment.mesh, topology, slices)
     check_batch(experiment.data.batch, experiment.accumulate, mesh)
@@ -220,7 +220,8 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         program = build(experiment, mesh, frozen, batch, {})
         arguments = (program.state, program.frozen, key, program.batch)
         where = f"{slices} x {topology} {compiler_options(mesh, experiment.overlap)}"
-        done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
+        with failures_named(experiment.overlap):
+            done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
     summary = read(done.text, dict(mesh.shape))
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
     held_now, params = held(program), program.state.params
@@ -262,7 +263,8 @@ def plan_sampling(
     with jax.set_mesh(mesh):
         jaxpr = paint.trace(params, tokens, key).jaxpr.jaxpr
         where = f"{slices} x {topology} {compiler_options(mesh)}"
-        done = _compile(paint, (params, tokens, key), where, keep, parts, remedy)
+        with failures_named():
+            done = _compile(paint, (params, tokens, key), where, keep, parts, remedy)
     summary, kernels = read(done.text, dict(mesh.shape)), count_kernels(jaxpr)
     return Plan(
         "painting", topology, slices, dict(mesh.shape), captions, 0,

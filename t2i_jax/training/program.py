@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from t2i_jax.parallel.mesh import replicated, split_batch
-from t2i_jax.parallel.options import compiler_options
+from t2i_jax.parallel.options import compiler_options, failures_named
 from t2i_jax.parallel.rules import shardings
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.flops import count_jaxpr, count_kernels
@@ -42,10 +42,16 @@ class Program:
     """Those among them that hand-written kernels do, where no compiler counts them."""
     traced: Mapping[tuple[int, ...], jax.stages.Traced]
     """The step as traced for each shape of a batch's pictures."""
+    overlap: bool
+    """Whether the compiler shall hide all messages that it can."""
 
     def compile(self) -> Callable:
-        """The step, compiled for every shape of a batch before the first one comes, so that no step waits for it."""
-        steps = {shape: traced.lower().compile() for shape, traced in self.traced.items()}
+        """The step, compiled for every shape of a batch before the first one comes, so that no step waits for it.
+
+        Raises CompilerFails, with what to do, where the compiler itself fails.
+        """
+        with failures_named(self.overlap):
+            steps = {shape: traced.lower().compile() for shape, traced in self.traced.items()}
         if len(steps) == 1:
             return next(iter(steps.values()))
         return lambda state, frozen, key, batch: steps[batch["image"].shape](state, frozen, key, batch)
@@ -116,7 +122,7 @@ def build(
             ) from error
         jaxpr = traced[shape].jaxpr.jaxpr
         flops, kernels = flops + share * count_jaxpr(jaxpr), kernels + share * count_kernels(jaxpr)
-    return Program(state, frozen, inputs, begin, jitted, round(flops), round(kernels), traced)
+    return Program(state, frozen, inputs, begin, jitted, round(flops), round(kernels), traced, experiment.overlap)
 
 
 def reshaped(image: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

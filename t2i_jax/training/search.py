@@ -24,6 +24,7 @@ import jax
 from t2i_jax.models.remat import ALL, MIXED, NAMES, OUTER, QKV, Remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.options import CompilerFails
 from t2i_jax.parallel.rules import FEW, leaf_name, shardings
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.experiment import Experiment
@@ -223,10 +224,8 @@ def tried(ways: Sequence[Choice], plan: Callable[[Choice], Plan], chip: Chip, co
             found.misfits.append((way, str(error).splitlines()[0]))
             left = [other for other in left if not _needs_more(other, way, error.needed, chip)]
             continue
-        except jax.errors.JaxRuntimeError as error:
-            if not str(error).startswith("INTERNAL"):
-                raise
-            found.misfits.append((way, f"the compiler fails: {str(error).splitlines()[0][:200]}"))
+        except CompilerFails as error:
+            found.misfits.append((way, str(error)[:220]))
             continue
         if one.fits:
             found.plans.append((way, one))

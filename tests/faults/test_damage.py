@@ -112,7 +112,7 @@ def test_a_roll_back_passes_over_a_damaged_checkpoint_and_sets_it_aside(saved, t
         limits = Limits(nonfinite_row=1)
         guard = Guard(dataclasses.replace(FIRST, limits=limits), tmp_path / "nonfinite.jsonl", 2, None, None)
         guard.see(3, {"skipped": 1.0})
-        program = Program(shapes(states[1]), {}, {}, begin, begin, 0, 0, {})
+        program = Program(shapes(states[1]), {}, {}, begin, begin, 0, 0, {}, False)
         state, step, target = guard.roll_back(saver, program, jax.random.key(0), jax.tree.map(jnp.copy, states[2]))
     assert (int(state.step), step, target) == (3, 3, 1)
     equal(dataclasses.replace(state, step=states[1].step), states[1])

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from t2i_jax.parallel.mesh import Mesh
-from t2i_jax.parallel.options import compiler_options
+from t2i_jax.parallel.options import CompilerFails, compiler_options, failures_named
 
 COMPILE = """
 import jax
@@ -36,3 +36,12 @@ def test_a_cpu_is_told_nothing():
 def test_the_tpu_compiler_takes_every_option():
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("overlap, advised", [(True, True), (False, False)])
+def test_where_the_compiler_fails_the_error_says_what_to_do(overlap, advised):
+    with pytest.raises(CompilerFails, match="RET_CHECK") as raised, failures_named(overlap):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nand a stack")
+    assert ("--overlap false" in str(raised.value)) == advised and "stack" not in str(raised.value)
+    with pytest.raises(jax.errors.JaxRuntimeError), failures_named(overlap):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too large")

@@ -14,6 +14,7 @@ from t2i_jax.dalle2 import STAGES, DallE2
 from t2i_jax.models.remat import ALL, Remat
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.options import CompilerFails
 from t2i_jax.training import search
 from t2i_jax.training.plan import DoesNotFit, Plan
 from t2i_jax.training.search import KEPT, Training, _messages, choices, painting_choices, tried
@@ -90,7 +91,7 @@ def test_a_choice_on_which_the_compiler_fails_is_named_and_the_others_are_tried(
     def plan(way):
         first.append(way)
         if way is first[0]:
-            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+            raise CompilerFails("the compiler fails: INTERNAL: RET_CHECK failure")
         return compiler(way)
 
     found = tried(ways, plan, CHIP, compiles=3)
