@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from t2i_jax.models.clip import CLIP
+from t2i_jax.models.clip import CLIP, look_up
 from t2i_jax.types import Embedding, Features, Params, Pixels, Tokens, normalize
 
 
@@ -44,7 +44,7 @@ def word_embedding(clip: CLIP, params: Params, tokens: Tokens) -> Features:
     Each row has norm sqrt(d). transformers' text model gives them, not scaled, as ``hidden_states[0]``.
     """
     tower = params["text_tower"]
-    return unit(tower["token"][tokens] + tower["position"][: tokens.shape[1]])
+    return unit(look_up(tower["token"], tokens, clip.text.dtype) + tower["position"][: tokens.shape[1]])
 
 
 def bag_of_words(clip: CLIP, words: Features, tokens: Tokens) -> Embedding:

@@ -46,7 +46,7 @@ def compiled(devices, name):
 @pytest.mark.parametrize("name", ["vae", "prior", "decoder", "upsampler"])
 def test_a_devices_work_and_messages_stay_from_16_to_2048(name):
     """16 devices are one copy of the parameters, 2,048 are 128: the sum of their gradients' shares, which 16 do not
-    need, is 4 % of these small models' messages, and the table of tokens is gathered in place of its rows.
+    need, is 4 % of these small models' messages.
 
     CLIP is left out: its loss compares every example of a batch with every other, so a device's rows grow longer.
     """
@@ -54,4 +54,4 @@ def test_a_devices_work_and_messages_stay_from_16_to_2048(name):
     work, messages = many["flops"] / few["flops"], many["bytes"] / few["bytes"]
     print(f"{name}: 2,048 devices over 16: FLOPs a device {work:.3f}, bytes {messages:.3f}")
     assert 0.99 <= work <= 1.01
-    assert messages <= 1.08
+    assert messages <= 1.05
