@@ -171,8 +171,8 @@ class Plan:
         parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in self.memory.items() if name != "peak")
         verdict = "fits" if self.fits else "DOES NOT FIT"
         hours, ratios = self.steps * seconds["step"] / 3600, self.ratios
-        rate = self.batch / seconds["step"]
-        course = f"{self.steps:,} steps in {hours:,.0f} h = {hours * self.chips:,.0f} chip-hours"
+        rate, gb = self.batch / seconds["step"], lambda size: f"{_number(size / 1e9)} GB"
+        course = f"{self.steps:,} steps in {_number(hours)} h = {_number(hours * self.chips)} chip-hours"
         lines = [
             f"{self.stage} on {slices}{self.topology} ({self.chips} chips), mesh {mesh}, batch {self.batch}",
             f"parameters   {self.parameters / 1e6:,.0f} million",
@@ -181,13 +181,13 @@ class Plan:
             f"             {ratios['memory']:.2f} of the least, {sum(self.least.values()) / gib:.2f} GiB",
             f"FLOPs        {self.flops:.3e} a step as compiled, {ratios['flops']:.2f} of the model's",
             *(
-                f"messages     {kind} over {axes}: {count} a step, {size / 1e9:.2f} GB, {wire / 1e9:.2f} GB on the wire"
+                f"messages     {kind} over {axes}: {count} a step, {gb(size)}, {gb(wire)} on the wire"
                 f"{', nothing hides them' if waits else ''}"
                 for kind, axes, count, size, wire, waits in self.messages()
             ),
             *([f"             {ratios['messages']:.2f} of the least over data"] if ratios["messages"] else []),
-            "estimate     " + ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in seconds.items()),
-            f"             MFU {self.mfu:.0%}, {rate:{',.0f' if rate >= 100 else '.3g'}} images/s"
+            "estimate     " + ", ".join(f"{name} {_number(1e3 * value)} ms" for name, value in seconds.items()),
+            f"             MFU {self.mfu:.0%}, {_number(rate)} images/s"
             + (f", {course}" if self.steps else ""),
             *(f"assumed      {text}" for text in ASSUMPTIONS),
             *(f"warning      {text}" for text in self.warnings),
@@ -291,6 +291,11 @@ def _compile(
             f"{given}. {remedy}.",
             _used(str(error)),
         ) from error
+
+
+def _number(value: float) -> str:
+    """Three digits of it, or all of its whole part."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _used(text: str) -> int:

@@ -101,6 +101,12 @@ def test_figures_are_compared_with_the_least():
     assert plan(collectives=(between,)).ratios["messages"] == 0
 
 
+def test_a_small_models_figures_keep_their_digits():
+    gather = dataclasses.replace(GATHER, bytes=1234567, times=1)
+    text = plan(flops=256 * 197 * 10**7, traffic=0, collectives=(gather,)).table()
+    assert "compute 0.01 ms" in text and "1 a step, 0.00123 GB" in text
+
+
 def test_the_picture_shows_every_part_of_memory_and_of_time():
     memory, time = plan(collectives=(dataclasses.replace(GATHER, waits=True),)).panels()
     assert sum(memory.bars["as compiled"].values()) * 2**30 == 1 and memory.limit == 16
