@@ -30,19 +30,15 @@ V5E = TPU | {
     "xla_tpu_scoped_vmem_limit_kib": "32768",
 }
 V5E_OVERLAP = {
-    # What a loop's turn gathers first is on its way behind the turn before, and messages go behind elementwise work
-    # too. By default a turn begins with a wait: of the 239 ms of a step of the 1.2-billion prior on v5e:16x16 every
-    # chip waited 34, as planned, and now 1.5 of 207. Of several gathers a turn that come so early most are waited for
-    # again.
-    "xla_tpu_enable_ici_ag_pipelining": "true",
-    "xla_tpu_max_ag_pipelining_per_loop": "1",
+    # Messages go behind elementwise work too, not behind products alone. By default, of the 239 ms of a step of the
+    # 1.2-billion prior on v5e:16x16 every chip waited 34, as planned, and now 2 of 207.
     "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": "true",
     # Sums over replicas are hidden too, each by itself: those that the compiler puts together wait.
     "xla_enable_async_all_reduce": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
     "xla_jf_crs_combiner_threshold_in_bytes": "0",
 }
-"""What more there is for steps whose messages are shorter than their products. Compiling takes twice as long again."""
+"""What more there is for steps whose messages are shorter than their products. The compiler fails on some programs."""
 
 SPARSE = TPU | {
     # v5p and v6e have sparse cores, which carry messages while the others compute. By default every gather and scatter

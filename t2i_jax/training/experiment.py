@@ -125,8 +125,8 @@ class Experiment:
     """Micro-batches that a batch is split into, one after the other, to save memory."""
     overlap: bool = False
     """Have TPUs' compiler hide all messages between chips that it can (v5e): a faster step, unless its messages take
-    longer than its products, for twice the time to compile and up to a sixth more memory. It fails on some programs, as
-    on the VAE's of the paper's size; `t2i plan` tells."""
+    longer than its products. It takes longer to compile, and fails on some programs, as on the VAE's of the paper's
+    size; `t2i plan` tells."""
     cache_gb: float = 16.0
     """Features of frozen stages are computed once for the whole data set where they take less disk than this, in GiB;
     larger ones are computed within every step. 0 keeps none."""
