@@ -37,7 +37,7 @@ were wrong as those of FEW."""
 RULES: Rules = (
     (r"(^|/)(step|count|ns_coeffs)$", P()),
     (r"(^|/)(bias|scale|mean|std|logit_scale|logit_bias|class|query|position)$", P()),
-    (r"(^|/)token$", P("data", None)),
+    (r"(^|/)(token|embedding)$", P("data", None)),
     (r"(^|/)(patches|conv_in)/kernel$", P(None, "data")),  # few channels in
     (r"(^|/)conv_out/kernel$", P("data", None)),  # few channels out
     (CONVOLVES, P("data", None)),
