@@ -73,5 +73,5 @@ def failures_named(overlap: bool = False) -> Iterator[None]:
         if not str(error).startswith("INTERNAL"):
             raise
         said = f"the compiler fails: {str(error).splitlines()[0]}"
-        remedy = ". It does on some programs of which it shall hide all messages: leave that out (--overlap false)."
+        remedy = ". It does on some programs of which it shall hide all messages: leave that out (--no-overlap)."
         raise CompilerFails(said + remedy if overlap else said) from error

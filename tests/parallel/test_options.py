@@ -42,6 +42,6 @@ def test_the_tpu_compiler_takes_every_option():
 def test_where_the_compiler_fails_the_error_says_what_to_do(overlap, advised):
     with pytest.raises(CompilerFails, match="RET_CHECK") as raised, failures_named(overlap):
         raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nand a stack")
-    assert ("--overlap false" in str(raised.value)) == advised and "stack" not in str(raised.value)
+    assert ("--no-overlap" in str(raised.value)) == advised and "stack" not in str(raised.value)
     with pytest.raises(jax.errors.JaxRuntimeError), failures_named(overlap):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: too large")
