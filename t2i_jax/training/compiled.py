@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -49,18 +49,22 @@ class Compiled:
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
-def compiled(step: Callable, arguments: tuple, where: str, keep: Path | None = None) -> Compiled:
+def compiled(
+    step: Callable, arguments: tuple, where: str, keep: Path | None = None, options: Mapping[str, str] | None = None
+) -> Compiled:
     """Lower and compile the jitted ``step`` for these shapes.
 
-    ``where`` names what the program's text leaves open: topology and options. Raises what the compiler raises.
+    ``where`` names what the program's text leaves open: topology and the step's own options. ``options``: the
+    compiler's, in place of the step's own. Raises what the compiler raises.
     """
+    options = dict(options or {})
     start = time.monotonic()
     lowered = step.lower(*arguments)
-    path = keep and keep / f"{_digest(lowered, where)}.json.gz"
+    path = keep and keep / f"{_digest(lowered, f'{where} {options}')}.json.gz"
     if path and path.exists():
         return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
     with TemporaryDirectory() as folder:
-        done = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        done = lowered.compile(options | {"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
         seconds, stats = time.monotonic() - start, done.memory_analysis()
         # JAX asks for the program as a message, which it can't read where a TPU's has asynchronous updates
         dumped = max(Path(folder).glob(_PROGRAM), key=lambda file: file.stat().st_size, default=None)
