@@ -33,29 +33,14 @@ _STEP = "async_collective_fusion"
 _BEGINS = "AsyncCollectiveStart"
 _ENDS = (_BEGINS, "AsyncCollectiveDone")
 _CALLERS = ("fusion", "call", "while", "conditional", "async-start", "custom-call")
+_HOST = "S(5)"
+"""What TPUs' layouts call the host's memory."""
 _MOVES_NOTHING = {
-    "parameter",
-    "get-tuple-element",
-    "tuple",
-    "bitcast",
-    "constant",
-    "iota",
-    "after-all",
-    "partition-id",
-    "while",
-    "conditional",
-    "call",
-    "optimization-barrier",
-    "async-start",
-    "async-update",
-    "async-done",
-    "copy-done",
-    "slice-done",
-    "send-done",
-    "recv-done",
-    *KINDS,
-    *(f"{kind}-{end}" for kind in KINDS for end in ("start", "done")),
-}
+    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "iota", "after-all", "partition-id",
+    "while", "conditional", "call", "optimization-barrier", "async-start", "async-update", "async-done",
+    "copy-done", "slice-done", "send-done", "recv-done",
+    *KINDS, *(f"{kind}-{end}" for kind in KINDS for end in ("start", "done")),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +82,8 @@ class Summary:
     """Bytes between the device's memory and what computes: operands and results of whatever is not fused into another
     operation. What lives in on-chip memory is left out, of a stack only the slice that is used counts, of a message
     that many operations carry along what is sent and what arrives, once."""
+    host: int = 0
+    """Bytes that go to the host's memory, and those that come from there."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +112,7 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
     for name, count in times.items():
         shapes = {i.name: i.type for i in computations[name]}
         bounds = _bounds(computations[name])
+        summary.host += count * sum(_hosted(i, shapes) for i in computations[name])
         if name not in fused:
             summary.traffic += count * sum(_traffic(i, shapes, computations) for i in computations[name])
         for instruction in computations[name]:
@@ -306,19 +294,33 @@ def _traffic(instruction: _Instruction, shapes: dict[str, str], computations: di
     if instruction.op in _MOVES_NOTHING:
         return 0
     operands = [shapes.get(name, "") for name in instruction.operands()]
+    ways = 1 if _hosted(instruction, shapes) else 2
     if instruction.op == "dynamic-slice":
-        return 2 * _far(instruction.type)
+        return ways * _far(instruction.type)
     if instruction.op == "copy-start":  # its type is (to, from, …)
         return _far(instruction.type)
     if instruction.op == "slice-start":  # its type is ((from), to, …), and only a slice is read
         from_, to = _SHAPE.findall(instruction.type)[:2]
         return sum("S(" not in layout for _, _, layout in (from_, to)) * _bytes("{}[{}]".format(*to))
     if instruction.op == "dynamic-update-slice":
-        return 2 * _far(operands[1])
+        return ways * _far(operands[1])
     if instruction.op != "fusion":
         return _far(instruction.type) + sum(map(_far, operands))
     body = computations.get(instruction.attribute("calls") or "", [])
     return _written(body) + sum(_read(i, type_, body, computations) for i, type_ in enumerate(operands))
+
+
+def _hosted(instruction: _Instruction, shapes: dict[str, str]) -> int:
+    """Bytes that an operation takes to the host's memory or brings from there."""
+    if instruction.op == "copy-start":  # its type is (to, from, …)
+        to, from_ = _SHAPE.findall(instruction.type)[:2]
+        return _bytes("{}[{}]".format(*to)) if (_HOST in to[2]) != (_HOST in from_[2]) else 0
+    if instruction.op not in ("dynamic-update-slice", "dynamic-slice", "copy"):
+        return 0
+    given = [shapes.get(name, "") for name in instruction.operands()]
+    moved = given[1] if instruction.op == "dynamic-update-slice" else instruction.type
+    other = instruction.type if instruction.op == "dynamic-update-slice" else given[0]
+    return _bytes(moved) if (_HOST in moved) != (_HOST in other) else 0
 
 
 def _moved(instruction: _Instruction, one: Collective, shapes: dict[str, str]) -> int:

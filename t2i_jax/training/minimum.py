@@ -1,8 +1,8 @@
 """The least that a step must hold and send: what a plan's figures are compared with.
 
-Memory: a chip's shares of the state, the frozen parameters, the batch and the gradients; what the policy keeps from the
-forward to the backward pass; and one layer at work, its kernels whole and the outcomes of its products, or one product
-of a frozen stage.
+Memory: a chip's shares of the state, the frozen parameters, the batch and the gradients; what the policy keeps on the
+chip from the forward to the backward pass; and one layer at work, its kernels whole and the outcomes of its products,
+or one product of a frozen stage.
 Messages: those of fully sharded data parallelism, two gathers of each parameter and one scatter of its gradient, and
 one gather of each frozen parameter that is used; none for kernels whose rows go to them (``rules.FEW``).
 What the ``model`` axis can split counts as split by it, in memory and in messages.
@@ -17,6 +17,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from t2i_jax.models.remat import on_device
 from t2i_jax.parallel.rules import FEW, leaf_name
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.program import Program
@@ -44,7 +45,7 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
     ways = math.prod(mesh.shape[axis] for axis in (*BATCH_AXES, MODEL_AXIS))
     with jax.set_mesh(mesh):
         loss = _Loss(experiment, program)
-        kept = loss.kept(2 * loss.rows) - loss.kept(loss.rows)  # what the devices don't divide is kept otherwise
+        kept = loss.rows * kept_by_an_example(experiment, program)
         trained, features = loss.jaxprs()
         layers = [_at_work(body, ways, mesh) for body in _layers(trained)]
         passing = [_passing(product, ways, mesh) for product, ways in _products(features, ways)]
@@ -53,6 +54,12 @@ def least_memory(experiment: Experiment, program: Program, mesh: jax.sharding.Me
         "kept": kept // ways,
         "layer": max([0, *layers, *passing]),
     }
+
+
+def kept_by_an_example(experiment: Experiment, program: Program) -> int:
+    """Bytes that one more example of a batch makes the backward pass keep, on all chips."""
+    loss = _Loss(experiment, program)
+    return (loss.kept(2 * loss.rows) - loss.kept(loss.rows)) // loss.rows
 
 
 def least_messages(program: Program, parts: int) -> int:
@@ -82,7 +89,7 @@ class _Loss:
     """An experiment's loss of one micro-batch, with features made within."""
 
     def __init__(self, experiment: Experiment, program: Program):
-        self.stage, self.program = experiment.stage, program
+        self.stage, self.program = on_device(experiment.stage), program
         self.rows = experiment.data.batch // experiment.accumulate
 
     def kept(self, rows: int) -> int:

@@ -21,11 +21,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import whole
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.hlo import SLICE, Collective, read
 from t2i_jax.parallel.mesh import Mesh, check_batch, split_batch
-from t2i_jax.parallel.options import compiler_options, failures_named
+from t2i_jax.parallel.options import PLANNING, compiler_options, failures_named
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.bars import Panel
 from t2i_jax.training.compiled import Compiled, compiled
@@ -42,6 +42,7 @@ ASSUMPTIONS = (
     "memory traffic: operands and results of every operation that is not fused into another, each once",
     "messages by rings along one dimension of the torus, both ways at once",
     "messages that the compiler made asynchronous are hidden behind computation as far as that is longer",
+    "what waits in the host's memory goes there and then comes back, hidden as far as the rest is longer",
     "the input pipeline keeps up; no previews, evaluations or saves",
 )
 
@@ -77,6 +78,8 @@ class Plan:
     """Of the whole step on all chips, as compiled."""
     traffic: int
     """Bytes to and from a chip's memory in a step."""
+    host: int
+    """Bytes to the host's memory and back in a step."""
     collectives: tuple[Collective, ...]
     warnings: tuple[str, ...]
     compile_seconds: float
@@ -105,9 +108,10 @@ class Plan:
             rate = chip.network if network else 2 * chip.link
             spent["DCN" if network else "ICI", one.waits] += one.times * one.wire / rate
         links = {name: spent[name, True] + spent[name, False] for name in ("ICI", "DCN")}
-        hidden = max(compute, memory, spent["ICI", False], spent["DCN", False])
+        host = self.host / chip.host
+        hidden = max(compute, memory, spent["ICI", False], spent["DCN", False], host)
         waits = spent["ICI", True] + spent["DCN", True]
-        return {"compute": compute, "memory": memory, **links, "waits": waits, "step": hidden + waits}
+        return {"compute": compute, "memory": memory, **links, "host": host, "waits": waits, "step": hidden + waits}
 
     @property
     def mfu(self) -> float:
@@ -231,7 +235,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         memory=held_now | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=least_memory(experiment, program, mesh),
         least_messages=least_messages(program, experiment.accumulate), model_flops=plain.flops,
-        flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic,
+        flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic, host=summary.host,
         collectives=tuple(summary.collectives),
         warnings=tuple(of_shards(params) + of_messages(summary, params) + of_memory(done, held_now)),
         compile_seconds=done.seconds, compile_bytes=done.host,
@@ -272,7 +276,8 @@ def plan_sampling(
         memory=parts | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=parts, least_messages=0,
         model_flops=round(count_jaxpr(jaxpr)), flops=summary.flops * mesh.size + round(kernels),
-        traffic=summary.traffic, collectives=tuple(summary.collectives), warnings=tuple(of_messages(summary, {})),
+        traffic=summary.traffic, host=summary.host, collectives=tuple(summary.collectives),
+        warnings=tuple(of_messages(summary, {})),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
 
@@ -281,7 +286,7 @@ def _compile(
     step: Callable, arguments: tuple, where: str, keep: Path | None, parts: dict[str, int], remedy: str
 ) -> Compiled:
     try:
-        return compiled(step, arguments, where, keep)
+        return compiled(step, arguments, where, keep, PLANNING)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -302,21 +307,3 @@ def _used(text: str) -> int:
     """Bytes that the compiler says a program too large would use; 0 where it doesn't say."""
     found = re.search(r"Used ([\d.]+)([KMGT])", text)
     return round(float(found.group(1)) * 2 ** (10 * (1 + "KMGT".index(found.group(2))))) if found else 0
-
-
-def whole(value: Any) -> Any:
-    """``value`` with nothing computed twice."""
-    return with_remat(value, Remat())
-
-
-def with_remat(value: Any, remat: Remat) -> Any:
-    """``value`` (a tree of frozen dataclasses) with every ``Remat`` in it replaced by this one."""
-    if isinstance(value, Remat):
-        return value if value == remat else remat
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value
-    linen = ("parent", "name") if hasattr(value, "scope") else ()
-    old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init and f.name not in linen}
-    new = {name: with_remat(item, remat) for name, item in old.items()}
-    changed = {name: item for name, item in new.items() if item is not old[name]}
-    return dataclasses.replace(value, **changed) if changed else value

@@ -5,10 +5,10 @@ paint with a cascade: the mesh.
     found.plans[0][1].table()       # the fastest that fits; found.report() lists all that were compiled
 
 The batch, and with it what is learnt, stays as it is. Every choice has a bound: its products at the chip's peak, or the
-messages of its parameters and gradients if they take longer. Choices are compiled in the order of what they promise,
-until the best so far is faster than every bound that is left. What does not fit rules out, uncompiled, all that would
-need at least as much. Tensor parallelism moves activations, which no bound counts, so the smaller ``model`` axis goes
-first.
+messages of its parameters and gradients, or the way to the host and back, if they take longer. Choices are compiled in
+the order of what they promise, until the best so far is faster than every bound that is left. What does not fit rules
+out, uncompiled, all that would need at least as much. Tensor parallelism moves activations, which no bound counts, so
+the smaller ``model`` axis goes first.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from t2i_jax.models.remat import ALL, MIXED, NAMES, OUTER, QKV, Remat
+from t2i_jax.models.remat import ALL, MIXED, NAMES, OUTER, QKV, Remat, with_remat
 from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.options import CompilerFails
@@ -29,13 +29,13 @@ from t2i_jax.parallel.rules import FEW, leaf_name, shardings
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.inputs import batch_shapes
-from t2i_jax.training.minimum import HALF, shard_bytes
-from t2i_jax.training.plan import DoesNotFit, Plan, make_plan, with_remat
+from t2i_jax.training.minimum import HALF, kept_by_an_example, shard_bytes
+from t2i_jax.training.plan import DoesNotFit, Plan, make_plan
 from t2i_jax.training.program import build, placed
 from t2i_jax.types import Params
 
 KEPT = ((ALL,), NAMES, (QKV, MIXED, OUTER), (OUTER,), ())
-"""What the search tries to keep, most first: each has all of the next one."""
+"""What the search tries to keep, most first: each has all of the next one. What it has besides may go to the host."""
 PARTS = (1, 2, 4, 8, 16)
 """Micro-batches that it tries to split a batch into."""
 TENSOR = (1, 2, 4, 8)
@@ -78,6 +78,12 @@ class Training(Choice):
 
     accumulate: int
     remat: Remat
+    host: float = 0.0
+    """Seconds of what goes to the host and comes back."""
+
+    @property
+    def bound(self) -> float:
+        return max(super().bound, self.host)
 
     def of(self, experiment: Experiment) -> Experiment:
         """The experiment, trained this way."""
@@ -85,14 +91,17 @@ class Training(Choice):
 
     @property
     def promise(self) -> tuple:
-        return self.mesh.model, self.compute + self.messages, self.accumulate, self.held
+        return self.mesh.model, self.compute + self.messages + self.host, self.accumulate, self.held
 
     def works_on_as_much(self, way: "Training") -> bool:
         more = KEPT.index(self.remat.keep) <= KEPT.index(way.remat.keep)
-        return super().works_on_as_much(way) and self.accumulate <= way.accumulate and more
+        alike = not way.remat.offload or way.remat.offload == self.remat.offload  # what is on its way needs room too
+        return super().works_on_as_much(way) and self.accumulate <= way.accumulate and more and alike
 
     def __str__(self) -> str:
-        return f"{super().__str__()}, accumulate {self.accumulate}, keep {', '.join(self.remat.keep) or 'nothing'}"
+        kept, sent = (", ".join(names) for names in (self.remat.keep, self.remat.offload))
+        host = f", on the host {sent}" if sent else ""
+        return f"{super().__str__()}, accumulate {self.accumulate}, keep {kept or 'nothing'}{host}"
 
 
 @dataclass
@@ -140,6 +149,12 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
     flops: dict[int, tuple[str, ...]] = {}
     for kept, program in programs.items():
         flops[program.flops] = kept  # of those that compute the same, the one that keeps least
+    remats = [(count, Remat(kept), 0.0) for count, kept in flops.items()]
+    size = {kept: kept_by_an_example(with_remat(experiment, Remat(kept)), programs[kept]) for kept in flops.values()}
+    for (count, kept), less in itertools.product(flops.items(), flops.values()):
+        if ALL not in kept and KEPT.index(kept) < KEPT.index(less):
+            sent = 2 * (size[kept] - size[less]) * experiment.data.batch / chips / chip.host
+            remats.append((count, Remat(less, tuple(name for name in kept if name not in less)), sent))
     state = programs[()].state
     found = []
     for mesh in _meshes(chips, slices):
@@ -147,11 +162,11 @@ def choices(experiment: Experiment, topology: str, devices: list[jax.Device], sl
         if held is None or held > chip.usable:
             continue
         near, own = _shares(state.params, mesh)
-        for parts, (count, kept) in itertools.product((1,) if experiment.stage.whole else PARTS, flops.items()):
+        for parts, (count, remat, host) in itertools.product((1,) if experiment.stage.whole else PARTS, remats):
             if experiment.data.batch % (chips // mesh.model * parts) == 0:
                 compute = count / chips / chip.flops
                 messages = _messages(near, own, mesh.data, mesh.replica, slices, parts, chip)
-                found.append(Training(mesh, held, compute, messages, parts, Remat(kept)))
+                found.append(Training(mesh, held, compute, messages, parts, remat, host))
     return _some(found, f"holds its state on {chips} chips of {topology}")
 
 

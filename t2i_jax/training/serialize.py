@@ -44,8 +44,9 @@ def encode(value: Any, where: str = "config") -> Json:
 def decode(data: Json, classes: tuple[type, ...] = (), where: str = "config") -> Any:
     """The value that ``encode`` wrote.
 
-    ``classes``: further dataclasses, defined outside t2i_jax, that may be built. Lists come back as tuples. Raises
-    ConfigError, naming the place, for an unknown class or field, or a value that the class refuses.
+    ``classes``: further dataclasses, defined outside t2i_jax, that may be built. Lists come back as tuples. A class
+    whose fields have changed may have a static method ``upgraded(fields)`` that takes what earlier versions wrote.
+    Raises ConfigError, naming the place, for an unknown class or field, or a value that the class refuses.
     """
     if isinstance(data, list):
         return tuple(decode(item, classes, f"{where}[{i}]") for i, item in enumerate(data))
@@ -55,6 +56,7 @@ def decode(data: Json, classes: tuple[type, ...] = (), where: str = "config") ->
     if "class" not in data:
         return values
     kind = _find(data["class"], classes, where)
+    values = kind.upgraded(values) if hasattr(kind, "upgraded") else values
     known = _fields(kind)
     for name in values:
         if name not in known:

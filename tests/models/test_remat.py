@@ -12,6 +12,7 @@ from t2i_jax.models.remat import ALL, INNER, MIXED, NAMES, QKV, Remat
 from t2i_jax.models.transformer import Transformer
 from t2i_jax.models.vae import AutoencoderKL
 from t2i_jax.training.flops import count_flops
+from t2i_jax.training.serialize import decode, encode
 
 STREAM, PICTURE = (2, 6, 32), (2, 16, 16, 3)
 MODELS = {
@@ -24,7 +25,7 @@ MODELS = {
 }
 
 
-def gradient(name, keep=(ALL,), offload=False):
+def gradient(name, keep=(ALL,), offload=()):
     """A function of parameters and inputs, and the shapes of both."""
     make, shapes = MODELS[name]
     model, inputs = make(remat=Remat(keep, offload)), [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -39,7 +40,7 @@ def flops(name, keep):
 
 @pytest.mark.parametrize(
     "name, policies",
-    [("transformer", [((),), (NAMES,), ((INNER,), True)]), ("mmdit", [(NAMES,)]), ("vae", [(NAMES,)])],
+    [("transformer", [((),), (NAMES,), ((QKV,), (INNER,))]), ("mmdit", [(NAMES,)]), ("vae", [(NAMES,)])],
 )
 def test_what_is_kept_changes_no_number(name, policies):
     rng = np.random.default_rng(0)
@@ -68,7 +69,15 @@ def test_a_value_that_is_not_kept_is_computed_again(name, keep):
     assert flops(name, tuple(one for one in NAMES if one != keep)) > flops(name, NAMES)
 
 
-@pytest.mark.parametrize("wrong", [{"keep": ("values",)}, {"offload": True}, {"keep": (), "offload": True}])
-def test_a_policy_that_names_nothing_known_is_refused(wrong):
+@pytest.mark.parametrize("wrong", [
+    {"keep": ("values",)}, {"offload": (INNER,)}, {"keep": (), "offload": (ALL,)}, {"keep": (QKV,), "offload": (QKV,)},
+])  # fmt: skip
+def test_a_policy_that_names_nothing_known_or_a_value_twice_is_refused(wrong):
     with pytest.raises(ValueError, match="qkv, mixed, inner, outer"):
         Remat(**wrong)
+
+
+def test_a_run_whose_policy_was_written_with_a_switch_is_read():
+    written = {"class": "t2i_jax.models.remat.Remat", "keep": ["qkv"]}
+    assert decode(written | {"offload": False}) == decode(written) == Remat((QKV,))
+    assert decode(written | {"offload": True}) == decode(encode(Remat((), (QKV,)))) == Remat((), (QKV,))

@@ -188,6 +188,36 @@ def test_what_a_sparse_core_carries_is_hidden():
     assert found == {"all-gather": (16 * 8 * 2, 1, False), "all-reduce": (4 * 8 * 2, 1, True)}
 
 
+HOST = """
+%sent (p: bf16[24,8,8], q: bf16[1,8,8]) -> bf16[24,8,8] {
+  %p = bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)} parameter(0)
+  %q = bf16[1,8,8]{2,1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %dynamic-update-slice.1 = bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)} dynamic-update-slice(%p, %q)
+}
+
+%fetched (r: bf16[24,8,8]) -> bf16[1,8,8] {
+  %r = bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)} parameter(0)
+  ROOT %dynamic-slice.1 = bf16[1,8,8]{2,1,0:T(8,128)(2,1)} dynamic-slice(%r)
+}
+
+ENTRY %main (a: bf16[24,8,8], b: bf16[1,8,8]) -> bf16[4,8] {
+  %a = bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)} parameter(0)
+  %b = bf16[1,8,8]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %start.1 = ((bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)}), bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)}, u32[]) async-start(%a, %b), calls=%sent
+  %done.1 = bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)} async-done(%start.1)
+  %start.2 = ((bf16[24,8,8]{2,1,0:T(8,128)(2,1)S(5)}), bf16[1,8,8]{2,1,0:T(8,128)(2,1)}, u32[]) async-start(%done.1), calls=%fetched
+  %done.2 = bf16[1,8,8]{2,1,0:T(8,128)(2,1)} async-done(%start.2)
+  %copy-start.1 = (bf16[4,8]{1,0:T(8,128)(2,1)}, bf16[4,8]{1,0:T(8,128)(2,1)S(5)}, u32[]{:S(2)}) copy-start(%done.2)
+  ROOT %copy-done.1 = bf16[4,8]{1,0:T(8,128)(2,1)} copy-done(%copy-start.1)
+}
+"""  # noqa: E501
+
+
+def test_what_goes_to_the_host_and_comes_back_is_counted_apart_from_the_devices_own_memory():
+    summary = read(HOST, {"data": 1})
+    assert summary.host == summary.traffic == (8 * 8 + 8 * 8 + 4 * 8) * 2
+
+
 @pytest.mark.parametrize("groups, axes", [
     ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", ("data",)),
     ("mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", ("data",)),

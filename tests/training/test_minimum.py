@@ -7,13 +7,12 @@ import jax
 import pytest
 
 from t2i_jax.models import attention
-from t2i_jax.models.remat import NAMES, Remat
+from t2i_jax.models.remat import NAMES, Remat, with_remat
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.stages import upsampler
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import least_memory, least_messages
-from t2i_jax.training.plan import with_remat
 from t2i_jax.training.program import build
 
 BATCH = 16
@@ -45,6 +44,11 @@ def test_what_a_layer_passes_on_is_kept_and_its_kernels_are_whole():
 def test_whoever_keeps_more_needs_more():
     kept = [least_memory(*made(remat=remat, data=8))["kept"] for remat in (Remat(()), Remat(("inner",)), Remat())]
     assert kept[0] < kept[1] < kept[2]
+
+
+def test_what_goes_to_the_host_takes_no_room_on_the_chip():
+    kept = [least_memory(*made(remat=remat, data=8))["kept"] for remat in (Remat(()), Remat((), ("inner",)))]
+    assert kept[0] == kept[1]
 
 
 def test_a_model_that_computes_nothing_again_has_no_layer_at_work():

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from t2i_jax.models.attention import splash
-from t2i_jax.models.remat import Remat
+from t2i_jax.models.remat import Remat, whole
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.hlo import SLICE, Collective, Summary
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.training.flops import count_flops, count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import held
-from t2i_jax.training.plan import Plan, whole
+from t2i_jax.training.plan import Plan
 from t2i_jax.training.plan_warnings import of_messages, of_shards
 from t2i_jax.training.program import build
 
@@ -73,7 +73,7 @@ def plan(**changes):
     values = dict(
         stage="decoder", topology="v5e:16x16", slices=1, mesh={"replica": 16, "data": 16, "model": 1}, batch=2048,
         steps=100, parameters=10, memory={"params": 1, "peak": 2**30}, usable=2**34, model_flops=256 * 10**14,
-        flops=256 * 197 * 10**12, traffic=10**9, collectives=(), warnings=(), compile_seconds=1.0,
+        flops=256 * 197 * 10**12, traffic=10**9, host=0, collectives=(), warnings=(), compile_seconds=1.0,
         compile_bytes=2**30, least={"params": 2**29}, least_messages=2**31,
     )  # fmt: skip
     return Plan(**values | changes)
@@ -88,6 +88,12 @@ def test_the_roofline_hides_what_is_asynchronous_and_adds_what_waits():
     waiting = plan(collectives=(dataclasses.replace(GATHER, waits=True),)).seconds()
     assert waiting["ICI"] == pytest.approx(alone) and waiting["step"] == pytest.approx(1.0 + alone)
     assert plan().mfu == pytest.approx(1e14 / 197e12)
+
+
+def test_a_step_lasts_as_long_as_the_way_to_the_host_and_back():
+    seconds = plan(host=int(3 * CHIPS["v5e"].host)).seconds()
+    assert seconds["host"] == pytest.approx(3.0) == seconds["step"]
+    assert plan(host=int(0.5 * CHIPS["v5e"].host)).seconds()["step"] == pytest.approx(1.0)
 
 
 def test_figures_are_compared_with_the_least():
@@ -173,3 +179,25 @@ def test_the_tpu_compiler_agrees_with_what_is_counted_here(tmp_path):
     assert found["fits"] and found["chips"] == 8 and 0 < found["mfu"] < 1
     assert 0.9 < found["flops"] / found["model_flops"] < 1.1
     assert any(row["kind"] == "all-gather" and row["axes"] == "data" for row in found["collectives"])
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="the TPU compiler is not installed (extra plan)")
+def test_what_a_plan_asks_of_the_compiler_changes_nothing_that_it_reads():
+    program = """
+import jax, numpy as np
+from t2i_jax.parallel.hlo import read
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.options import PLANNING, compiler_options
+from t2i_jax.parallel.topology import describe
+from t2i_jax.training.compiled import compiled
+
+mesh = Mesh(data=4).build(describe("v5e:2x2", 1))
+shape = lambda *spec: jax.ShapeDtypeStruct((2048, 2048), "bfloat16", sharding=jax.NamedSharding(mesh, jax.P(*spec)))
+loss = lambda w, x: jax.nn.gelu(jax.nn.gelu(x @ w) @ w.T).sum()
+step = jax.jit(jax.grad(loss), compiler_options=compiler_options(mesh), out_shardings=shape("data").sharding)
+mine, planned = (compiled(step, (shape("data"), shape("data")), "", options=asked) for asked in ({}, PLANNING))
+assert read(mine.text, dict(mesh.shape)) == read(planned.text, dict(mesh.shape)) and mine.peak - mine.code > 0
+assert mine.peak - mine.code == planned.peak - planned.code
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

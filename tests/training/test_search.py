@@ -11,7 +11,7 @@ import pytest
 from t2i_jax import planning
 from t2i_jax.cli import main
 from t2i_jax.dalle2 import STAGES, DallE2
-from t2i_jax.models.remat import ALL, Remat
+from t2i_jax.models.remat import ALL, NAMES, Remat
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.options import CompilerFails
@@ -60,7 +60,8 @@ class Compiler:
         return Plan(
             stage="prior", topology="v5e:2x4", slices=1, mesh={"replica": 1, "data": 8, "model": 1}, batch=256, steps=1,
             parameters=1, memory={"peak": needed}, usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0,
-            collectives=(), warnings=(), compile_seconds=0.0, compile_bytes=0, least={"params": 1}, least_messages=1,
+            host=0, collectives=(), warnings=(), compile_seconds=0.0, compile_bytes=0, least={"params": 1},
+            least_messages=1,
         )  # fmt: skip
 
 
@@ -73,9 +74,28 @@ def test_choices_divide_the_batch_and_the_devices(ways, experiment):
 
 
 def test_keeping_less_computes_more(ways):
-    compute = lambda keep: {way.compute for way in ways if way.remat.keep == keep}
+    compute = lambda keep: {way.compute for way in ways if way.remat == Remat(keep)}
     (none,), (everything,) = compute(()), compute((ALL,))
     assert 1.1 < none / everything < 1.34  # a third of the prior's own products; none of CLIP's
+
+
+def test_what_goes_to_the_host_is_not_computed_again_and_takes_its_way_there_and_back(ways, experiment):
+    alike = [way for way in ways if way.mesh == Mesh(1, 8, 1) and way.accumulate == 1]
+    found = {(way.remat.keep, way.remat.offload): way for way in alike}
+    away, kept = found[(), NAMES], found[NAMES, ()]
+    assert away.compute == kept.compute < found[(), ()].compute and kept.host == 0
+    assert away.bound == max(away.compute, away.messages, away.host)
+    model = experiment.stage.model
+    product = 256 // 8 * (model.context + 4) * model.width * 4  # bytes, of which a layer has 3 + 1 + 4 + 1
+    assert away.host * CHIP.host == pytest.approx(2 * 9 * model.depth * product, rel=0.15)
+    assert found[("outer",), ("qkv", "mixed")].host < found[("outer",), ("qkv", "mixed", "inner")].host < away.host
+
+
+def test_what_does_not_fit_with_room_for_the_way_to_the_host_may_fit_without(ways):
+    sent = next(way for way in ways if way.remat == Remat((), NAMES))
+    alike = (way for way in ways if (way.mesh, way.accumulate) == (sent.mesh, sent.accumulate))
+    near = next(way for way in alike if way.remat == Remat(()))
+    assert sent.works_on_as_much(near) and not near.works_on_as_much(sent)
 
 
 def test_a_choice_is_the_experiment_trained_otherwise(ways, experiment):
@@ -190,7 +210,7 @@ def test_the_command_looks_for_a_mesh_to_paint_on(monkeypatch, capsys, painter):
         flops = int(seconds * CHIP.flops * 8)
         return Plan(
             "painting", topology, slices, dict(mesh.shape), captions, 0, parameters=1, memory={"peak": GIB},
-            usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0, collectives=(), warnings=(),
+            usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0, host=0, collectives=(), warnings=(),
             compile_seconds=0.0, compile_bytes=0, least={"vae": 1}, least_messages=0,
         )  # fmt: skip
 
