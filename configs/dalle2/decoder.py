@@ -44,4 +44,5 @@ def config() -> Experiment:
         mesh=MESH,
         steps=800_000,
         ema=0.9999,
+        overlap=True,
     )  # fmt: skip
