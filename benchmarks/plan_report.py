@@ -10,9 +10,11 @@ the plans that there are. Needs libtpu, which one process at a time may hold, an
 
 import argparse
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import tokenize
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,13 +51,16 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
   (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of the VAE.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
   pass, CLIP one product in twelve, which is what fits: to compute no more than a tenth again, its 128 pairs a chip would have
-  to keep 25 GiB of what a v5e has 16. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04
+  to keep 25 GiB of what a v5e has 16. The host has room, but its way takes too long: with the MLP's inner layer there
+  (`--stage.model.text.remat.offload inner`, and `vision`) CLIP computes 1.17, and a step takes 2,346 ms. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04
   in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
 - *Step*, in ms: what each part would take alone, and all together. Links bound the decoder and the first upsampler on v5e:
   what nothing hides is then part of what they take.
-- *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too.
+- *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too. A plan has the
+  compiler search less how products are cut into blocks, which comes after all that is read here but the code's size: a
+  training's code may take up to 0.25 GiB more (the VAE's does), and compiling it twice as long.
 - The mesh is replica × data × model.
 - *Batch*: the paper's; 2,048 for an upsampler on 2,048 chips, which the paper's 1,024 and 512 would leave idle.
 {old}
@@ -76,7 +81,7 @@ def sources() -> str:
     """Digest of all that a plan depends on: the code of the rooms that decide it, configs and versions."""
     digest = hashlib.sha256(versions(*TOOLS).encode())
     for path in (path for pattern in DECIDES for path in sorted(ROOT.glob(pattern))):
-        digest.update(_without_docstring(path.read_text(encoding="utf-8")).encode())
+        digest.update(_without_words(path.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:16]
 
 
@@ -90,9 +95,11 @@ def versions(*names: str) -> str:
     return ", ".join(found)
 
 
-def _without_docstring(text: str) -> str:
-    """A module's text without what it says of itself: a config's figures come from its plan."""
-    return text.split('"""', 2)[2] if text.startswith('"""') else text
+def _without_words(text: str) -> str:
+    """A module's text without comments and what it says of itself: a config's figures come from its plan."""
+    text = text.split('"""', 2)[2] if text.startswith('"""') else text
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return " ".join(token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))
 
 
 def make(config: str, topology: str, slices: int) -> None:
