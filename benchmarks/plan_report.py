@@ -48,12 +48,13 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 
 - *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
-  (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of the VAE.
+  (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of VAE and CLIP.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
   pass, CLIP one product in twelve, which is what fits: to compute no more than a tenth again, its 128 pairs a chip would have
   to keep 25 GiB of what a v5e has 16. The host has room, but its way takes too long: with the MLP's inner layer there
-  (`--stage.model.text.remat.offload inner`, and `vision`) CLIP computes 1.17, and a step takes 2,346 ms. With `remat.keep` empty, all is computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04
-  in the order of the first table.
+  (`t2i plan configs/dalle2/clip.py --topology v5e:16x16 --stage.model.text.remat.offload inner
+  --stage.model.vision.remat.offload inner`) CLIP computes 1.17, and a step takes HOSTMS ms. With `remat.keep` empty, all is
+  computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04 in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
 - *Step*, in ms: what each part would take alone, and all together. Links bound the decoder and the first upsampler on v5e:
@@ -98,8 +99,12 @@ def versions(*names: str) -> str:
 def _without_words(text: str) -> str:
     """A module's text without comments and what it says of itself: a config's figures come from its plan."""
     text = text.split('"""', 2)[2] if text.startswith('"""') else text
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return " ".join(token.string for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL))
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return "\n".join(filter(None, map(str.rstrip, lines)))
 
 
 def make(config: str, topology: str, slices: int) -> None:

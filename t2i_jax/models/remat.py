@@ -56,8 +56,10 @@ class Remat:
     @staticmethod
     def upgraded(written: dict[str, Any]) -> dict[str, Any]:
         """The fields that a config file of an earlier version gives: there ``offload`` sent all that was kept."""
-        sent = written.get("offload", ())
-        return written | {True: {"keep": (), "offload": written.get("keep")}, False: {"offload": ()}}.get(sent, {})
+        if not isinstance(written.get("offload"), bool):
+            return written
+        kept = written.get("keep", (ALL,))
+        return written | ({"keep": (), "offload": kept} if written["offload"] else {"offload": ()})
 
     def __call__(self, module: type[nn.Module], scanned: bool = True) -> type[nn.Module]:
         """``module`` with this policy; ``scanned``: as the body of a scan."""

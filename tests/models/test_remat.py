@@ -69,6 +69,12 @@ def test_a_value_that_is_not_kept_is_computed_again(name, keep):
     assert flops(name, tuple(one for one in NAMES if one != keep)) > flops(name, NAMES)
 
 
+def test_a_value_on_the_host_is_not_computed_again():
+    others = tuple(one for one in NAMES if one != INNER)
+    function, shapes = gradient("transformer", others, (INNER,))
+    assert count_flops(function, *shapes) == flops("transformer", NAMES) < flops("transformer", others)
+
+
 @pytest.mark.parametrize("wrong", [
     {"keep": ("values",)}, {"offload": (INNER,)}, {"keep": (), "offload": (ALL,)}, {"keep": (QKV,), "offload": (QKV,)},
 ])  # fmt: skip
