@@ -53,7 +53,7 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
   pass, CLIP one product in twelve, which is what fits: to compute no more than a tenth again, its 128 pairs a chip would have
   to keep 25 GiB of what a v5e has 16. The host has room, but its way takes too long: with the MLP's inner layer there
   (`t2i plan configs/dalle2/clip.py --topology v5e:16x16 --stage.model.text.remat.offload inner
-  --stage.model.vision.remat.offload inner`) CLIP computes 1.17, and a step takes HOSTMS ms. With `remat.keep` empty, all is
+  --stage.model.vision.remat.offload inner`) CLIP computes 1.17, and a step takes 2,337 ms. With `remat.keep` empty, all is
   computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04 in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
