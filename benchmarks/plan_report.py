@@ -28,7 +28,8 @@ BATCHES = {("upsampler256", "v5p:8x8x8", 4): 2048, ("upsampler1024", "v5p:8x8x8"
 """Of those that have more chips than the paper's batch has pictures."""
 DECIDES = (
     "t2i_jax/models/*.py", "t2i_jax/stages/*.py", "t2i_jax/diffusion/*.py",
-    *(f"t2i_jax/parallel/{name}.py" for name in ("chips", "hlo", "mesh", "options", "rules", "topology")),
+    *(f"t2i_jax/parallel/{name}.py" for name in ("chips", "hlo", "hlotext", "mesh", "options", "rules", "schedule",
+                                                 "topology")),
     *(f"t2i_jax/training/{name}.py" for name in ("compiled", "experiment", "flops", "minimum", "optimizer",
                                                  "plan", "plan_warnings", "program", "state", "step")),
     "configs/dalle2/*.py",
@@ -38,12 +39,13 @@ TOOLS = ("jax", "jaxlib", "flax", "optax", "libtpu")
 GIB = 2**30
 COLUMNS = (
     "config", "mesh", "batch", "parameters", "GiB a chip: state + rest", "of HBM", "of the least", "FLOPs", "messages",
-    "step: compute, memory, links, network → all", "MFU", "images/s", "hours", "chip-hours", "compiled",
+    "alone: compute, memory, links, network", "waits", "at best", "MFU", "in order", "MFU", "images/s", "hours", "chip-hours",
+    "compiled",
 )  # fmt: skip
 TEXT = """# What the paper-size configs need, and what a step would take
 
-Made by `make plan-report` from the TPU compiler's own programs; no TPU ran. **Times, MFU and hours are estimates**, a
-roofline with the assumptions below. Every row's whole plan, with each kind of message and the warnings, is a JSON file
+Made by `make plan-report` from the TPU compiler's own programs; no TPU ran. **Times, MFU and hours are estimates** with the
+assumptions below: a roofline, and the program played operation by operation. Every row's whole plan, with each kind of message and the warnings, is a JSON file
 in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 
 - *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
@@ -57,8 +59,10 @@ in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
   computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04 in the order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
-- *Step*, in ms: what each part would take alone, and all together. Links bound the decoder and the first upsampler on v5e:
-  what nothing hides is then part of what they take.
+- *Alone*, in ms: what each part of a step would take by itself. *Waits*: for how long a chip waits for messages, which are
+  played in the program's order (`t2i_jax/parallel/schedule.py`): one that begins beside other work is waited for as far as that
+  work is shorter. *At best*: the roofline, the longest part and what is waited for. *In order*: each operation takes the longer
+  of its products and its traffic with memory, and then comes the next; pictures a second and hours are of this.
 - *Compiled*: wall time and memory of the process that compiled; what else ran on that machine counts too. A plan has the
   compiler search less how products are cut into blocks, which comes after all that is read here but the code's size: a
   training's code may take up to 0.25 GiB more (the VAE's does), and compiling it twice as long.
@@ -133,14 +137,16 @@ def row(config: str, plan: dict, now: str) -> list[str]:
     memory, seconds, ratios = plan["memory"], plan["seconds"], plan["ratios"]
     given = sum(memory[part] for part in ("params", "ema", "moments", "frozen", "batch"))
     mesh = "×".join(str(size) for size in plan["mesh"].values())
-    times = ", ".join(f"{1e3 * seconds[part]:.0f}" for part in ("compute", "memory", "ICI", "DCN"))
-    messages = ratios["messages"]
+    times = {part: f"{1e3 * value:.0f}" for part, value in seconds.items()}
+    messages, best, likely = ratios["messages"], plan["at_best"], plan["in_order"]
     return [
         config + ("" if plan.get("sources") == now else " †"), mesh, f"{plan['batch']:,}", f"{plan['parameters'] / 1e6:,.0f} M",
         f"{given / GIB:.2f} + {(memory['peak'] - given) / GIB:.2f}" + ("" if plan["fits"] else " **does not fit**"),
         f"{memory['peak'] / plan['usable']:.0%}", f"{ratios['memory']:.2f}", f"{ratios['flops']:.2f}",
-        "–" if messages is None else f"{messages:.2f}", f"{times} → {1e3 * seconds['step']:.0f}", f"{plan['mfu']:.0%}",
-        f"{plan['images_per_second']:,.0f}", f"{plan['hours']:,.0f}", f"{plan['chip_hours']:,.0f}",
+        "–" if messages is None else f"{messages:.2f}",
+        ", ".join(times[part] for part in ("compute", "memory", "ICI", "DCN")), times["waits"],
+        times["step"], f"{best['mfu']:.0%}", times["in order"], f"{likely['mfu']:.0%}",
+        f"{likely['images_per_second']:,.0f}", f"{likely['hours']:,.0f}", f"{likely['chip_hours']:,.0f}",
         f"{plan['compile_seconds']:.0f} s, {plan['compile_bytes'] / GIB:.1f} GiB",
     ]  # fmt: skip
 
@@ -165,7 +171,8 @@ def report() -> None:
             bars[1][label] = {
                 "products": 1e3 * seconds["compute"],
                 "memory or messages beyond them": 1e3 * (hidden - seconds["compute"]),
-                "messages that wait": 1e3 * seconds["waits"],
+                "waiting for messages": 1e3 * seconds["waits"],
+                "operations one after another": 1e3 * (seconds["in order"] - seconds["step"]),
             }
         lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
         where = f"{slices} slices of {topology}" if slices > 1 else topology

@@ -23,7 +23,7 @@ def test_the_table_shows_each_plan_and_names_the_missing(here):
     plan_report.report()
     text = (here / "docs/plan.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| decoder")]
-    assert "1.00 + 2.00" in row and f"{found.mfu:.0%}" in row and "16×16×1" in row
+    assert "1.00 + 2.00" in row and f"{found.mfu():.0%}" in row and "16×16×1" in row
     assert "Not planned yet: vae, clip, prior, upsampler256, upsampler1024." in text
     assert (here / "docs/plan/overview.png").exists()
 

@@ -18,7 +18,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from t2i_jax.parallel.chips import CHIPS
-from t2i_jax.parallel.hlo import meetings
+from t2i_jax.parallel.hlotext import meetings
 
 PEAKS = {
     "TPU v4": 275e12,

@@ -5,8 +5,9 @@
     plan_sampling(model.painter, model.params, 64, model.context, mesh, "v5e:2x4")      # of DallE2.untrained
 
 The very step of the training, or all that a batch of captions goes through, is compiled for the topology; memory,
-messages and products are read from the result. Times are estimates: a roofline over the chip's data sheet
-(``parallel/chips.py``) with the assumptions that ``ASSUMPTIONS`` lists. A scan counts as often as it turns.
+messages and products are read from the result. Times are estimates over the chip's data sheet (``parallel/chips.py``)
+with the assumptions that ``ASSUMPTIONS`` lists: a roofline, which no step beats, and the sum of the operations in their
+order, which is nearer to what one takes. A scan counts as often as it turns.
 """
 
 import dataclasses
@@ -23,9 +24,10 @@ import jax.numpy as jnp
 
 from t2i_jax.models.remat import whole
 from t2i_jax.parallel.chips import CHIPS, Chip
-from t2i_jax.parallel.hlo import SLICE, Collective, read
+from t2i_jax.parallel.hlo import Collective, Summary, read
 from t2i_jax.parallel.mesh import Mesh, check_batch, split_batch
 from t2i_jax.parallel.options import PLANNING, compiler_options, failures_named
+from t2i_jax.parallel.schedule import KERNEL, carrier, play, seconds_of
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.bars import Panel
 from t2i_jax.training.compiled import Compiled, compiled
@@ -41,8 +43,9 @@ ASSUMPTIONS = (
     "matrix products run at the chip's peak, everything else in the shadow of memory traffic",
     "memory traffic: operands and results of every operation that is not fused into another, each once",
     "messages by rings along one dimension of the torus, both ways at once",
-    "messages that the compiler made asynchronous are hidden behind computation as far as that is longer",
+    "a message is waited for as far as the work between its begin and its end, operation by operation, is shorter",
     "what waits in the host's memory goes there and then comes back, hidden as far as the rest is longer",
+    "in order: each operation takes the longer of its products and its traffic, and then comes the next",
     "the input pipeline keeps up; no previews, evaluations or saves",
 )
 
@@ -81,6 +84,10 @@ class Plan:
     host: int
     """Bytes to the host's memory and back in a step."""
     collectives: tuple[Collective, ...]
+    waits: dict[str, float]
+    """Seconds of a step for which a chip waits for messages, by what carries them: "ICI", "DCN"."""
+    in_order: float
+    """Seconds of a step, operation by operation (``parallel/schedule.py``)."""
     warnings: tuple[str, ...]
     compile_seconds: float
     compile_bytes: int
@@ -99,24 +106,22 @@ class Plan:
         return self.memory["peak"] <= self.usable
 
     def seconds(self) -> dict[str, float]:
-        """Roofline of a step: what each part would take alone; "waits", messages that nothing hides; "step", all."""
+        """What each part of a step would take alone; "waits", messages that nothing covers; "step", the roofline of
+        all; "in order", the sum of the operations."""
         chip = self.chip
-        compute, memory = self.flops / self.chips / chip.flops, self.traffic / chip.bandwidth
-        spent: dict[tuple[str, bool], float] = defaultdict(float)
+        compute = self.flops / self.chips / chip.flops
+        memory, host = self.traffic / chip.bandwidth, self.host / chip.host
+        links = dict.fromkeys(("ICI", "DCN"), 0.0)
         for one in self.collectives:
-            network = SLICE in one.axes
-            rate = chip.network if network else 2 * chip.link
-            spent["DCN" if network else "ICI", one.waits] += one.times * one.wire / rate
-        links = {name: spent[name, True] + spent[name, False] for name in ("ICI", "DCN")}
-        host = self.host / chip.host
-        hidden = max(compute, memory, spent["ICI", False], spent["DCN", False], host)
-        waits = spent["ICI", True] + spent["DCN", True]
-        return {"compute": compute, "memory": memory, **links, "host": host, "waits": waits, "step": hidden + waits}
+            links[carrier(one)] += one.times * seconds_of(one, chip)
+        waits = sum(self.waits.values())
+        step = max(compute, memory, host, *(links[name] - self.waits.get(name, 0.0) for name in links)) + waits
+        parts = {"compute": compute, "memory": memory, **links, "host": host, "waits": waits}
+        return parts | {"step": step, "in order": max(self.in_order, step)}
 
-    @property
-    def mfu(self) -> float:
-        """Model FLOPs that a step of this length does, as share of the peak."""
-        return self.model_flops / self.chips / self.chip.flops / self.seconds()["step"]
+    def mfu(self, which: str = "step") -> float:
+        """Model FLOPs that a step of this length ("step", "in order") does, as share of the peak."""
+        return self.model_flops / self.chips / self.chip.flops / self.seconds()[which]
 
     @property
     def ratios(self) -> dict[str, float | None]:
@@ -161,9 +166,15 @@ class Plan:
         names = ("kind", "axes", "count", "bytes", "wire_bytes", "waits")
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "collectives"}
         return plain | {
-            "chips": self.chips, "fits": self.fits, "seconds": seconds, "mfu": self.mfu, "ratios": self.ratios,
-            "images_per_second": self.batch / seconds["step"], "hours": self.steps * seconds["step"] / 3600,
-            "chip_hours": self.chips * self.steps * seconds["step"] / 3600,
+            "chips": self.chips, "fits": self.fits, "seconds": seconds, "ratios": self.ratios,
+            **{
+                name: {
+                    "mfu": self.mfu(which), "images_per_second": self.batch / seconds[which],
+                    "hours": self.steps * seconds[which] / 3600,
+                    "chip_hours": self.chips * self.steps * seconds[which] / 3600,
+                }
+                for name, which in (("at_best", "step"), ("in_order", "in order"))
+            },
             "collectives": [dict(zip(names, row)) for row in self.messages()], "assumptions": ASSUMPTIONS,
         }  # fmt: skip
 
@@ -174,9 +185,7 @@ class Plan:
         slices = f"{self.slices} slices of " if self.slices > 1 else ""
         parts = ", ".join(f"{name} {size / gib:.2f}" for name, size in self.memory.items() if name != "peak")
         verdict = "fits" if self.fits else "DOES NOT FIT"
-        hours, ratios = self.steps * seconds["step"] / 3600, self.ratios
-        rate, gb = self.batch / seconds["step"], lambda size: f"{_number(size / 1e9)} GB"
-        course = f"{self.steps:,} steps in {_number(hours)} h = {_number(hours * self.chips)} chip-hours"
+        ratios, gb = self.ratios, lambda size: f"{_number(size / 1e9)} GB"
         lines = [
             f"{self.stage} on {slices}{self.topology} ({self.chips} chips), mesh {mesh}, batch {self.batch}",
             f"parameters   {self.parameters / 1e6:,.0f} million",
@@ -191,13 +200,20 @@ class Plan:
             ),
             *([f"             {ratios['messages']:.2f} of the least over data"] if ratios["messages"] else []),
             "estimate     " + ", ".join(f"{name} {_number(1e3 * value)} ms" for name, value in seconds.items()),
-            f"             MFU {self.mfu:.0%}, {_number(rate)} images/s"
-            + (f", {course}" if self.steps else ""),
+            f"at best      {self._course('step')}",
+            f"in order     {self._course('in order')}",
             *(f"assumed      {text}" for text in ASSUMPTIONS),
             *(f"warning      {text}" for text in self.warnings),
             f"compiled in {self.compile_seconds:.0f} s with {self.compile_bytes / gib:.1f} GiB",
         ]
         return "\n".join(lines)
+
+
+    def _course(self, which: str) -> str:
+        seconds = self.seconds()[which]
+        hours = self.steps * seconds / 3600
+        course = f", {self.steps:,} steps in {_number(hours)} h = {_number(hours * self.chips)} chip-hours"
+        return f"MFU {self.mfu(which):.0%}, {_number(self.batch / seconds)} images/s" + (course if self.steps else "")
 
 
 class DoesNotFit(ValueError):
@@ -227,6 +243,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         with failures_named(experiment.overlap):
             done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
     summary = read(done.text, dict(mesh.shape))
+    waits, in_order = _played(done.text, summary, mesh, topology, program.kernel_flops)
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
     held_now, params = held(program), program.state.params
     return Plan(
@@ -236,7 +253,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         usable=int(CHIPS[topology.split(":")[0]].usable), least=least_memory(experiment, program, mesh),
         least_messages=least_messages(program, experiment.accumulate), model_flops=plain.flops,
         flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic, host=summary.host,
-        collectives=tuple(summary.collectives),
+        collectives=tuple(summary.collectives), waits=waits, in_order=in_order,
         warnings=tuple(of_shards(params) + of_messages(summary, params) + of_memory(done, held_now)),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
@@ -270,16 +287,29 @@ def plan_sampling(
         with failures_named():
             done = _compile(paint, (params, tokens, key), where, keep, parts, remedy)
     summary, kernels = read(done.text, dict(mesh.shape)), count_kernels(jaxpr)
+    waits, in_order = _played(done.text, summary, mesh, topology, kernels)
     return Plan(
         "painting", topology, slices, dict(mesh.shape), captions, 0,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(own)),
         memory=parts | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=parts, least_messages=0,
         model_flops=round(count_jaxpr(jaxpr)), flops=summary.flops * mesh.size + round(kernels),
-        traffic=summary.traffic, host=summary.host, collectives=tuple(summary.collectives),
-        warnings=tuple(of_messages(summary, {})),
+        traffic=summary.traffic, host=summary.host, collectives=tuple(summary.collectives), waits=waits,
+        in_order=in_order, warnings=tuple(of_messages(summary, {})),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
+
+
+def _played(
+    text: str, summary: Summary, mesh: jax.sharding.Mesh, topology: str, kernel_flops: float
+) -> tuple[dict[str, float], float]:
+    """Seconds for which a chip waits, by what carries the messages, and those of the whole execution."""
+    calls = summary.kernels.get(KERNEL, 1)
+    played = play(text, dict(mesh.shape), CHIPS[topology.split(":")[0]], kernel_flops / mesh.size / calls)
+    waits = dict.fromkeys(("ICI", "DCN"), 0.0)
+    for one, late in played.waits:
+        waits[carrier(one)] += late
+    return waits, played.seconds
 
 
 def _compile(

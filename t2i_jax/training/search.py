@@ -119,7 +119,7 @@ class Found:
         """A line a choice."""
         row = "{:8.0f} ms  MFU {:4.0%}  {:6.2f} GiB  {}"
         rows = [
-            row.format(1e3 * plan.seconds()["step"], plan.mfu, plan.memory["peak"] / 2**30, way)
+            row.format(1e3 * plan.seconds()["step"], plan.mfu(), plan.memory["peak"] / 2**30, way)
             for way, plan in self.plans
         ]
         rows += [f"does not fit  {choice}: {said}" for choice, said in self.misfits]

@@ -60,8 +60,8 @@ class Compiler:
         return Plan(
             stage="prior", topology="v5e:2x4", slices=1, mesh={"replica": 1, "data": 8, "model": 1}, batch=256, steps=1,
             parameters=1, memory={"peak": needed}, usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0,
-            host=0, collectives=(), warnings=(), compile_seconds=0.0, compile_bytes=0, least={"params": 1},
-            least_messages=1,
+            host=0, collectives=(), waits={}, in_order=0.0, warnings=(), compile_seconds=0.0, compile_bytes=0,
+            least={"params": 1}, least_messages=1,
         )  # fmt: skip
 
 
@@ -210,8 +210,8 @@ def test_the_command_looks_for_a_mesh_to_paint_on(monkeypatch, capsys, painter):
         flops = int(seconds * CHIP.flops * 8)
         return Plan(
             "painting", topology, slices, dict(mesh.shape), captions, 0, parameters=1, memory={"peak": GIB},
-            usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0, host=0, collectives=(), warnings=(),
-            compile_seconds=0.0, compile_bytes=0, least={"vae": 1}, least_messages=0,
+            usable=int(CHIP.usable), model_flops=flops, flops=flops, traffic=0, host=0, collectives=(), waits={},
+            in_order=0.0, warnings=(), compile_seconds=0.0, compile_bytes=0, least={"vae": 1}, least_messages=0,
         )  # fmt: skip
 
     monkeypatch.setattr(planning, "plan_sampling", plan)
