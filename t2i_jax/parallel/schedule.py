@@ -90,7 +90,7 @@ class _Play:
             if key in under_way:
                 arrive(*under_way.pop(key))
             if sent := self._begins(i, name, shapes):
-                end = max(played.seconds, *(free[link] for link in sent.links)) + sent.seconds
+                end = max([played.seconds, *(free[link] for link in sent.links)]) + sent.seconds
                 free.update(dict.fromkeys(sent.links, end))
                 if sent.message and sent.message.waits:
                     arrive(sent, end)

@@ -6,9 +6,9 @@ paint with a cascade: the mesh.
 
 The batch, and with it what is learnt, stays as it is. Every choice has a bound: its products at the chip's peak, or the
 messages of its parameters and gradients, or the way to the host and back, if they take longer. Choices are compiled in
-the order of what they promise, until the best so far is faster than every bound that is left. What does not fit rules
-out, uncompiled, all that would need at least as much. Tensor parallelism moves activations, which no bound counts, so
-the smaller ``model`` axis goes first.
+the order of what they promise, until the best so far (its operations in order) is faster than every bound that is left.
+What does not fit rules out, uncompiled, all that would need at least as much. Tensor parallelism moves activations,
+which no bound counts, so the smaller ``model`` axis goes first.
 """
 
 import dataclasses
@@ -119,7 +119,7 @@ class Found:
         """A line a choice."""
         row = "{:8.0f} ms  MFU {:4.0%}  {:6.2f} GiB  {}"
         rows = [
-            row.format(1e3 * plan.seconds()["step"], plan.mfu(), plan.memory["peak"] / 2**30, way)
+            row.format(1e3 * plan.seconds()["in order"], plan.mfu("in order"), plan.memory["peak"] / 2**30, way)
             for way, plan in self.plans
         ]
         rows += [f"does not fit  {choice}: {said}" for choice, said in self.misfits]
@@ -244,8 +244,8 @@ def tried(ways: Sequence[Choice], plan: Callable[[Choice], Plan], chip: Chip, co
             continue
         if one.fits:
             found.plans.append((way, one))
-            found.plans.sort(key=lambda row: row[1].seconds()["step"])
-            best = found.plans[0][1].seconds()["step"]
+            found.plans.sort(key=lambda row: row[1].seconds()["in order"])
+            best = found.plans[0][1].seconds()["in order"]
             left = [other for other in left if other.bound < best]
         else:
             needed = one.memory["peak"]

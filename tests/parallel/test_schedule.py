@@ -74,6 +74,11 @@ def test_what_runs_alone_is_waited_for_and_for_its_links_too():
     assert timed(begin(1, DATA), alone, end(1)) == (28.0, [(("data",), 28.0)])
 
 
+def test_what_a_device_sends_to_itself_takes_no_time():
+    alone = f"%sum = bf16[2,4]{HERE} all-gather(%a), replica_groups={{{{0}},{{1}},{{2}},{{3}}}}, dimensions={{0}}"
+    assert timed(alone, work()) == (64.0, [])
+
+
 def test_a_loop_takes_as_long_as_its_turns():
     body = f"""
 %body (a: bf16[2,4]) -> bf16[2,4] {{

@@ -137,6 +137,13 @@ def test_ten_compilations_do_where_programs_keep_what_they_promise(ways, room):
     assert found.plans[0][1].seconds()["step"] == pytest.approx(min(fit), rel=1e-6)
 
 
+def test_the_fastest_is_told_by_its_operations_in_their_order(ways):
+    compiler = Compiler(1.0, 0)
+    slowest_first = lambda way: dataclasses.replace(compiler(way), in_order=100.0 - compiler.calls)
+    found = tried(ways, slowest_first, CHIP, compiles=5)
+    assert [plan.in_order for _, plan in found.plans] == [95.0, 96.0, 97.0, 98.0, 99.0]
+
+
 def test_it_stops_after_so_many_compilations_and_says_what_is_left(ways):
     compiler = Compiler(3.0, GIB)
     found = tried(ways, compiler, CHIP, compiles=4)
