@@ -34,6 +34,12 @@ def held(program: Program) -> dict[str, int]:
     return {name: shard_bytes(tree) for name, tree in (parts | {"batch": program.batch}).items()}
 
 
+def idle(program: Program) -> int:
+    """Bytes of one device's share of the frozen parameters that the step does not read: they are there, and the
+    compiler does not know of them."""
+    return held(program)["frozen"] - shard_bytes([leaf for _, leaf in _used(program)])
+
+
 def shard_bytes(tree: Any) -> int:
     """Bytes of one device's shards of a tree of ShapeDtypeStructs that carry their shardings."""
     size = lambda leaf: jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)

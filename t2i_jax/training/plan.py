@@ -34,7 +34,7 @@ from t2i_jax.training.compiled import Compiled, compiled
 from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.flops import count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
-from t2i_jax.training.minimum import held, least_memory, least_messages, shard_bytes
+from t2i_jax.training.minimum import held, idle, least_memory, least_messages, shard_bytes
 from t2i_jax.training.plan_warnings import of_memory, of_messages, of_shards
 from t2i_jax.training.program import build
 from t2i_jax.types import Params
@@ -249,7 +249,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
     return Plan(
         experiment.stage.name, topology, slices, dict(mesh.shape), experiment.data.batch, experiment.steps,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        memory=held_now | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
+        memory=held_now | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak + idle(program)},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=least_memory(experiment, program, mesh),
         least_messages=least_messages(program, experiment.accumulate), model_flops=plain.flops,
         flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic, host=summary.host,

@@ -12,7 +12,7 @@ from t2i_jax.parallel.mesh import Mesh
 from t2i_jax.parallel.rules import leaf_name
 from t2i_jax.stages import upsampler
 from t2i_jax.training.inputs import batch_shapes
-from t2i_jax.training.minimum import least_memory, least_messages
+from t2i_jax.training.minimum import held, idle, least_memory, least_messages
 from t2i_jax.training.program import build
 
 BATCH = 16
@@ -93,6 +93,16 @@ def test_a_frozen_stage_that_is_not_read_costs_no_message():
     own = sum(size for name, size in split.items() if "modulation" not in name)
     assert 0 < least_messages(program, 1) - 3 * own < everything
     assert any("modulation" in name for name in split)
+
+
+def test_what_a_step_does_not_read_the_compiler_does_not_count():
+    _, program, mesh = made("decoder", data=8)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with jax.set_mesh(mesh):
+        lowered = program.step.lower(program.state, program.frozen, key, program.batch)
+        counted = lowered.compile().memory_analysis().argument_size_in_bytes
+    assert idle(program) > 2**20
+    assert sum(held(program).values()) - idle(program) == pytest.approx(counted, abs=64)
 
 
 def test_what_tensor_parallelism_splits_is_gathered_and_held_in_its_share():

@@ -190,6 +190,8 @@ def test_the_tpu_compiler_agrees_with_what_is_counted_here(tmp_path):
     assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert found["fits"] and found["chips"] == 8 and 0 < found["in_order"]["mfu"] <= found["at_best"]["mfu"] < 1
     assert 0.9 < found["flops"] / found["model_flops"] < 1.1
+    peak = found["memory"].pop("peak")
+    assert sum(found["memory"].values()) == pytest.approx(peak, rel=0.01)
     assert any(row["kind"] == "all-gather" and row["axes"] == "data" for row in found["collectives"])
 
 
