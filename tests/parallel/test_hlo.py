@@ -218,6 +218,26 @@ def test_what_goes_to_the_host_and_comes_back_is_counted_apart_from_the_devices_
     assert summary.host == summary.traffic == (8 * 8 + 8 * 8 + 4 * 8) * 2
 
 
+SLICED = """
+%half (p: bf16[64,8]) -> bf16[8,8] {
+  %p = bf16[64,8]{1,0} parameter(0)
+  %q = bf16[8,8]{1,0} slice(%p), slice={[0:8], [0:8]}
+  ROOT %r = bf16[8,8]{1,0:S(1)} negate(%q)
+}
+
+ENTRY %main (a: bf16[64,8]) -> bf16[8,8] {
+  %a = bf16[64,8]{1,0} parameter(0)
+  %near = bf16[8,8]{1,0:S(1)} slice(%a), slice={[8:16], [0:8]}
+  %far = bf16[8,8]{1,0} slice(%a), slice={[8:16], [0:8]}
+  ROOT %b = bf16[8,8]{1,0:S(1)} fusion(%a), kind=kLoop, calls=%half
+}
+"""
+
+
+def test_of_what_is_sliced_the_slice_alone_is_read():
+    assert read(SLICED, {"data": 1}).traffic == (1 + 2 + 1) * 8 * 8 * 2
+
+
 @pytest.mark.parametrize("groups, axes", [
     ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", ("data",)),
     ("mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", ("data",)),
