@@ -335,5 +335,5 @@ def _number(value: float) -> str:
 
 def _used(text: str) -> int:
     """Bytes that the compiler says a program too large would use; 0 where it doesn't say."""
-    found = re.search(r"Used ([\d.]+)([KMGT])", text)
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])", text)
     return round(float(found.group(1)) * 2 ** (10 * (1 + "KMGT".index(found.group(2))))) if found else 0

@@ -217,3 +217,25 @@ assert mine.peak - mine.code == planned.peak - planned.code
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="the TPU compiler is not installed (extra plan)")
+def test_what_does_not_fit_says_how_much_it_would_need():
+    program = """
+import jax, jax.numpy as jnp
+from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.topology import describe
+from t2i_jax.training.plan import DoesNotFit, _compile
+
+mesh = Mesh(data=4).build(describe("v5e:2x2", 1))
+x = jax.ShapeDtypeStruct((100_000, 128), "float32", sharding=jax.NamedSharding(mesh, jax.P()))
+try:
+    _compile(jax.jit(lambda x: jnp.sort(x @ x.T).sum()), (x,), "", None, {"batch": 2**30}, "Take less")
+except DoesNotFit as error:
+    assert 37 * 2**30 < error.needed < 200 * 2**30, error.needed  # the product takes 37.3 GiB
+    assert "batch 1.00. Take less" in str(error)
+else:
+    raise AssertionError("it fits")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
