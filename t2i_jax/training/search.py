@@ -236,7 +236,7 @@ def tried(ways: Sequence[Choice], plan: Callable[[Choice], Plan], chip: Chip, co
         try:
             one = plan(way)
         except DoesNotFit as error:
-            found.misfits.append((way, _of(error.needed, chip.usable) if error.needed else str(error).splitlines()[0]))
+            found.misfits.append((way, _of(error.needed, chip) if error.needed else str(error).splitlines()[0]))
             left = [other for other in left if not _needs_more(other, way, error.needed, chip)]
             continue
         except CompilerFails as error:
@@ -249,14 +249,14 @@ def tried(ways: Sequence[Choice], plan: Callable[[Choice], Plan], chip: Chip, co
             left = [other for other in left if other.bound < best]
         else:
             needed = one.memory["peak"]
-            found.misfits.append((way, _of(needed, one.usable)))
+            found.misfits.append((way, _of(needed, chip)))
             left = [other for other in left if not _needs_more(other, way, needed, chip)]
     found.left = len(left)
     return found
 
 
-def _of(needed: float, usable: float) -> str:
-    return f"{needed / 2**30:.2f} of {usable / 2**30:.2f} GiB"
+def _of(needed: int, chip: Chip) -> str:
+    return f"{needed / 2**30:.2f} of {chip.usable / 2**30:.2f} GiB"
 
 
 def _needs_more(other: Choice, way: Choice, needed: int, chip: Chip) -> bool:
