@@ -31,8 +31,8 @@ V5E = TPU | {
     "xla_tpu_scoped_vmem_limit_kib": "32768",
 }
 V5E_OVERLAP = {
-    # Messages go behind elementwise work too, not behind products alone. As played on v5e:16x16, of a step of CLIP every
-    # chip waits for 13 ms of 1782 so, by default for 39 of 1803; the prior for 32 of 297, by default for 35 of 296.
+    # Messages go behind elementwise work too, not behind products alone. As played on v5e:16x16, a chip waits so for 13
+    # of the 1782 ms of a step of CLIP, by default for 39 of 1803; of the prior for 32 of 297, by default 35 of 296.
     "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": "true",
     # By the scheduler's own estimate elementwise work is too short for a message to begin beside it. Taken for three
     # times as long, messages begin sooner. Much more (1000, say) begins them all beside some work, and most beside too
