@@ -27,7 +27,7 @@ from t2i_jax.parallel.chips import CHIPS, Chip
 from t2i_jax.parallel.hlo import Collective, Summary, read
 from t2i_jax.parallel.mesh import Mesh, check_batch, split_batch
 from t2i_jax.parallel.options import PLANNING, compiler_options, failures_named
-from t2i_jax.parallel.schedule import KERNEL, carrier, play, seconds_of
+from t2i_jax.parallel.schedule import KERNEL, Played, carrier, play, seconds_of
 from t2i_jax.parallel.topology import describe
 from t2i_jax.training.bars import Panel
 from t2i_jax.training.compiled import Compiled, compiled
@@ -35,7 +35,7 @@ from t2i_jax.training.experiment import Experiment
 from t2i_jax.training.flops import count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import held, idle, least_memory, least_messages, shard_bytes
-from t2i_jax.training.plan_warnings import of_memory, of_messages, of_shards
+from t2i_jax.training.plan_warnings import of_memory, of_messages, of_shards, of_waits
 from t2i_jax.training.program import build
 from t2i_jax.types import Params
 
@@ -243,7 +243,7 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         with failures_named(experiment.overlap):
             done = _compile(program.step, arguments, where, keep, held(program), _REMEDY)
     summary = read(done.text, dict(mesh.shape))
-    waits, in_order = _played(done.text, summary, mesh, topology, program.kernel_flops)
+    played = _played(done.text, summary, mesh, topology, program.kernel_flops)
     plain = build(whole(experiment), Mesh().build(jax.devices()[:1]), frozen, batch, {})
     held_now, params = held(program), program.state.params
     return Plan(
@@ -253,8 +253,10 @@ def make_plan(experiment: Experiment, topology: str, slices: int = 1, keep: Path
         usable=int(CHIPS[topology.split(":")[0]].usable), least=least_memory(experiment, program, mesh),
         least_messages=least_messages(program, experiment.accumulate), model_flops=plain.flops,
         flops=summary.flops * mesh.size + program.kernel_flops, traffic=summary.traffic, host=summary.host,
-        collectives=tuple(summary.collectives), waits=waits, in_order=in_order,
-        warnings=tuple(of_shards(params) + of_messages(summary, params) + of_memory(done, held_now)),
+        collectives=tuple(summary.collectives), waits=_waits(played), in_order=played.seconds,
+        warnings=(
+            *of_shards(params), *of_messages(summary, params), *of_waits(played), *of_memory(done, held_now)
+        ),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
 
@@ -287,29 +289,29 @@ def plan_sampling(
         with failures_named():
             done = _compile(paint, (params, tokens, key), where, keep, parts, remedy)
     summary, kernels = read(done.text, dict(mesh.shape)), count_kernels(jaxpr)
-    waits, in_order = _played(done.text, summary, mesh, topology, kernels)
+    played = _played(done.text, summary, mesh, topology, kernels)
     return Plan(
         "painting", topology, slices, dict(mesh.shape), captions, 0,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(own)),
         memory=parts | {"temporaries": done.temporaries, "code": done.code, "peak": done.peak},
         usable=int(CHIPS[topology.split(":")[0]].usable), least=parts, least_messages=0,
         model_flops=round(count_jaxpr(jaxpr)), flops=summary.flops * mesh.size + round(kernels),
-        traffic=summary.traffic, host=summary.host, collectives=tuple(summary.collectives), waits=waits,
-        in_order=in_order, warnings=tuple(of_messages(summary, {})),
+        traffic=summary.traffic, host=summary.host, collectives=tuple(summary.collectives),
+        waits=_waits(played), in_order=played.seconds, warnings=(*of_messages(summary, {}), *of_waits(played)),
         compile_seconds=done.seconds, compile_bytes=done.host,
     )  # fmt: skip
 
 
-def _played(
-    text: str, summary: Summary, mesh: jax.sharding.Mesh, topology: str, kernel_flops: float
-) -> tuple[dict[str, float], float]:
-    """Seconds for which a chip waits, by what carries the messages, and those of the whole execution."""
+def _played(text: str, summary: Summary, mesh: jax.sharding.Mesh, topology: str, kernel_flops: float) -> Played:
     calls = summary.kernels.get(KERNEL, 1)
-    played = play(text, dict(mesh.shape), CHIPS[topology.split(":")[0]], kernel_flops / mesh.size / calls)
+    return play(text, dict(mesh.shape), CHIPS[topology.split(":")[0]], kernel_flops / mesh.size / calls)
+
+
+def _waits(played: Played) -> dict[str, float]:
     waits = dict.fromkeys(("ICI", "DCN"), 0.0)
     for one, late in played.waits:
         waits[carrier(one)] += late
-    return waits, played.seconds
+    return waits
 
 
 def _compile(

@@ -1,6 +1,6 @@
 """What in a planned step should not be, each with what it is about.
 
-    of_shards(params) + of_messages(summary, params) + of_memory(compiled, held)
+    of_shards(params) + of_messages(summary, params) + of_waits(played) + of_memory(compiled, held)
 
 ``params``: shapes that carry their shardings.
 """
@@ -11,6 +11,7 @@ import jax
 
 from t2i_jax.parallel.hlo import Summary
 from t2i_jax.parallel.rules import leaf_name
+from t2i_jax.parallel.schedule import Played
 from t2i_jax.training.compiled import Compiled
 from t2i_jax.types import Params
 
@@ -51,6 +52,16 @@ def of_messages(summary: Summary, params: Params) -> list[str]:
         elif one.waits and one.bytes > LARGE:
             found.append(f"nothing hides {where}")
     return found
+
+
+def of_waits(played: Played) -> list[str]:
+    """Messages that run beside other work, and are waited for during a hundredth of a step or more all the same."""
+    return [
+        f"{1e3 * late:.1f} of {1e3 * played.seconds:.0f} ms a chip waits for {one.kind} over {' × '.join(one.axes)} of "
+        f"{one.bytes / 2**20:.0f} MiB ({one.source or 'the compiler names no operation'}): too little work is beside it"
+        for one, late in played.waits
+        if late > played.seconds / 100 and not one.waits
+    ]
 
 
 def of_memory(done: Compiled, held: dict[str, int]) -> list[str]:

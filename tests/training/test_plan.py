@@ -16,11 +16,12 @@ from t2i_jax.models.remat import Remat, whole
 from t2i_jax.parallel.chips import CHIPS
 from t2i_jax.parallel.hlo import SLICE, Collective, Summary
 from t2i_jax.parallel.mesh import Mesh
+from t2i_jax.parallel.schedule import Played
 from t2i_jax.training.flops import count_flops, count_jaxpr, count_kernels
 from t2i_jax.training.inputs import batch_shapes
 from t2i_jax.training.minimum import held
 from t2i_jax.training.plan import Plan
-from t2i_jax.training.plan_warnings import of_messages, of_shards
+from t2i_jax.training.plan_warnings import of_messages, of_shards, of_waits
 from t2i_jax.training.program import build
 
 GATHER = Collective("all-gather", ("data",), 16, 2**30, 10, False, "blocks")
@@ -160,6 +161,12 @@ def test_a_whole_gradients_sum_is_a_warning_that_names_its_operation_and_leaf():
     assert "a gradient" not in text and "jvp()/div" in text
     (text,) = of_messages(Summary(collectives=[dataclasses.replace(forward, source="")]), {})
     assert "names no operation" in text
+
+
+def test_a_long_wait_for_a_message_beside_other_work_is_a_warning():
+    alone = dataclasses.replace(GATHER, waits=True)
+    (text,) = of_waits(Played(2.0, [(GATHER, 0.5), (alone, 0.5), (GATHER, 0.01)]))
+    assert "500.0 of 2000 ms a chip waits for all-gather over data of 1024 MiB" in text
 
 
 def test_a_shard_narrower_than_a_tile_is_a_warning_that_names_its_leaf():
