@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from t2i_jax.parallel.chips import Chip
 from t2i_jax.parallel.hlo import BEGINS, CARRIES, ENDS, SLICE, Collective, between_slices, bounds_of, collective
-from t2i_jax.parallel.hlotext import KINDS, Instruction, callees, hosted, parse, products, traffic, trips
+from t2i_jax.parallel.hlotext import CALLERS, KINDS, Instruction, callees, hosted, parse, products, traffic, trips
 
 KERNEL = "tpu_custom_call"
 """What a Pallas kernel is called by."""
@@ -149,10 +149,9 @@ class _Play:
                 bound = bounds.get(i.name, "" if name.startswith(CARRIES) else BEGINS)
                 hidden = apart or i.name in bounds
                 return collective(i, name, 1, _types(body), self.mesh, hidden) if bound == BEGINS else None
-            if i.op in ("fusion", "call"):
-                for inner in callees(i):
-                    if found := self._within(inner, apart):
-                        return found
+            for inner in callees(i) if i.op in CALLERS else ():
+                if found := self._within(inner, apart):
+                    return found
         return None
 
     def _ends(self, i: Instruction, made: Mapping[str, Instruction]) -> str | None:

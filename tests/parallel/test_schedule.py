@@ -134,7 +134,8 @@ def test_a_message_that_others_carry_along_begins_and_ends_in_fusions():
     assert timed(starts, done, carry, before=apart) == (64.0 + 48, [(("data",), 48.0)])
 
 
-def test_a_message_of_a_sparse_core_ends_where_it_is_done():
+@pytest.mark.parametrize("calls", ["call(%q), to_apply=%carried", "custom-call(%q), called_computations={%carried}"])
+def test_a_message_of_a_sparse_core_ends_where_it_is_done(calls):
     apart = f"""
 %carried (p: bf16[2,4]) -> bf16[8,4] {{
   %p = bf16[2,4]{HERE} parameter(0)
@@ -143,7 +144,7 @@ def test_a_message_of_a_sparse_core_ends_where_it_is_done():
 
 %wrapped (q: bf16[2,4]) -> bf16[8,4] {{
   %q = bf16[2,4]{HERE} parameter(0)
-  ROOT %call.1 = bf16[8,4]{HERE} call(%q), to_apply=%carried
+  ROOT %call.1 = bf16[8,4]{HERE} {calls}
 }}
 """
     starts = ["%start = (()) async-start(), calls=%wrapped", "%update = (()) async-update(%start, %a)"]
