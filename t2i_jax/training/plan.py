@@ -115,7 +115,9 @@ class Plan:
         for one in self.collectives:
             links[carrier(one)] += one.times * seconds_of(one, chip)
         waits = sum(self.waits.values())
-        step = max(compute, memory, host, *(links[name] - self.waits.get(name, 0.0) for name in links)) + waits
+        covering = max(compute, memory, host, *(links[name] - self.waits.get(name, 0.0) for name in links))
+        # Copies between memories go on while a chip waits for messages, so the operations in order may take less.
+        step = max(compute, memory, host, *links.values(), min(covering + waits, self.in_order))
         parts = {"compute": compute, "memory": memory, **links, "host": host, "waits": waits}
         return parts | {"step": step, "in order": max(self.in_order, step)}
 

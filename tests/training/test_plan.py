@@ -86,10 +86,13 @@ def test_the_roofline_hides_what_work_covers_and_adds_what_waits():
     assert plan().seconds()["step"] == pytest.approx(1.0)
     alone = 10 * GATHER.wire / (2 * CHIPS["v5e"].link)
     assert plan(collectives=(GATHER,)).seconds()["step"] == pytest.approx(1.0)
-    waiting = plan(collectives=(GATHER,), waits={"ICI": alone, "DCN": 0.0}).seconds()
+    waiting = plan(collectives=(GATHER,), waits={"ICI": alone, "DCN": 0.0}, in_order=9.0).seconds()
     assert waiting["ICI"] == pytest.approx(alone) and waiting["step"] == pytest.approx(1.0 + alone)
-    many = plan(collectives=(dataclasses.replace(GATHER, times=200),), waits={"ICI": 0.5, "DCN": 0.0}).seconds()
+    often = dataclasses.replace(GATHER, times=200)
+    many = plan(collectives=(often,), waits={"ICI": 0.5, "DCN": 0.0}, in_order=99.0).seconds()
     assert many["step"] == pytest.approx(20 * alone)  # what is waited for is a part of what the links take
+    beside = plan(collectives=(GATHER,), waits={"ICI": alone, "DCN": 0.0}, in_order=1.01).seconds()
+    assert beside["step"] == beside["in order"] == 1.01
     assert plan().mfu() == pytest.approx(1e14 / 197e12)
 
 
