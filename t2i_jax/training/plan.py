@@ -106,8 +106,8 @@ class Plan:
         return self.memory["peak"] <= self.usable
 
     def seconds(self) -> dict[str, float]:
-        """What each part of a step would take alone; "waits", messages that nothing covers; "step", the roofline of
-        all; "in order", the sum of the operations."""
+        """What each part of a step would take alone; "waits", messages that nothing covers; "at best", the roofline
+        of all; "in order", the sum of the operations."""
         chip = self.chip
         compute = self.flops / self.chips / chip.flops
         memory, host = self.traffic / chip.bandwidth, self.host / chip.host
@@ -119,10 +119,10 @@ class Plan:
         # Copies between memories go on while a chip waits for messages, so the operations in order may take less.
         step = max(compute, memory, host, *links.values(), min(covering + waits, self.in_order))
         parts = {"compute": compute, "memory": memory, **links, "host": host, "waits": waits}
-        return parts | {"step": step, "in order": max(self.in_order, step)}
+        return parts | {"at best": step, "in order": max(self.in_order, step)}
 
-    def mfu(self, which: str = "step") -> float:
-        """Model FLOPs that a step of this length ("step", "in order") does, as share of the peak."""
+    def mfu(self, which: str = "at best") -> float:
+        """Model FLOPs that a step of this length ("at best", "in order") does, as share of the peak."""
         return self.model_flops / self.chips / self.chip.flops / self.seconds()[which]
 
     @property
@@ -170,12 +170,12 @@ class Plan:
         return plain | {
             "chips": self.chips, "fits": self.fits, "seconds": seconds, "ratios": self.ratios,
             **{
-                name: {
+                which.replace(" ", "_"): {
                     "mfu": self.mfu(which), "images_per_second": self.batch / seconds[which],
                     "hours": self.steps * seconds[which] / 3600,
                     "chip_hours": self.chips * self.steps * seconds[which] / 3600,
                 }
-                for name, which in (("at_best", "step"), ("in_order", "in order"))
+                for which in ("at best", "in order")
             },
             "collectives": [dict(zip(names, row)) for row in self.messages()], "assumptions": ASSUMPTIONS,
         }  # fmt: skip
@@ -202,7 +202,7 @@ class Plan:
             ),
             *([f"             {ratios['messages']:.2f} of the least over data"] if ratios["messages"] else []),
             "estimate     " + ", ".join(f"{name} {_number(1e3 * value)} ms" for name, value in seconds.items()),
-            f"at best      {self._course('step')}",
+            f"at best      {self._course('at best')}",
             f"in order     {self._course('in order')}",
             *(f"assumed      {text}" for text in ASSUMPTIONS),
             *(f"warning      {text}" for text in self.warnings),

@@ -83,16 +83,16 @@ def plan(**changes):
 
 def test_the_roofline_hides_what_work_covers_and_adds_what_waits():
     assert GATHER.wire == 2**30 * 15 / 16
-    assert plan().seconds()["step"] == pytest.approx(1.0)
+    assert plan().seconds()["at best"] == pytest.approx(1.0)
     alone = 10 * GATHER.wire / (2 * CHIPS["v5e"].link)
-    assert plan(collectives=(GATHER,)).seconds()["step"] == pytest.approx(1.0)
+    assert plan(collectives=(GATHER,)).seconds()["at best"] == pytest.approx(1.0)
     waiting = plan(collectives=(GATHER,), waits={"ICI": alone, "DCN": 0.0}, in_order=9.0).seconds()
-    assert waiting["ICI"] == pytest.approx(alone) and waiting["step"] == pytest.approx(1.0 + alone)
+    assert waiting["ICI"] == pytest.approx(alone) and waiting["at best"] == pytest.approx(1.0 + alone)
     often = dataclasses.replace(GATHER, times=200)
     many = plan(collectives=(often,), waits={"ICI": 0.5, "DCN": 0.0}, in_order=99.0).seconds()
-    assert many["step"] == pytest.approx(20 * alone)  # what is waited for is a part of what the links take
+    assert many["at best"] == pytest.approx(20 * alone)  # what is waited for is a part of what the links take
     beside = plan(collectives=(GATHER,), waits={"ICI": alone, "DCN": 0.0}, in_order=1.01).seconds()
-    assert beside["step"] == beside["in order"] == 1.01
+    assert beside["at best"] == beside["in order"] == 1.01
     assert plan().mfu() == pytest.approx(1e14 / 197e12)
 
 
@@ -108,8 +108,8 @@ def test_a_step_in_order_is_never_shorter_than_the_roofline():
 
 def test_a_step_lasts_as_long_as_the_way_to_the_host_and_back():
     seconds = plan(host=int(3 * CHIPS["v5e"].host)).seconds()
-    assert seconds["host"] == pytest.approx(3.0) == seconds["step"]
-    assert plan(host=int(0.5 * CHIPS["v5e"].host)).seconds()["step"] == pytest.approx(1.0)
+    assert seconds["host"] == pytest.approx(3.0) == seconds["at best"]
+    assert plan(host=int(0.5 * CHIPS["v5e"].host)).seconds()["at best"] == pytest.approx(1.0)
 
 
 def test_figures_are_compared_with_the_least():
@@ -132,7 +132,7 @@ def test_a_small_models_figures_keep_their_digits():
 def test_the_picture_shows_every_part_of_memory_and_of_time():
     memory, time = plan(collectives=(GATHER,), waits={"ICI": 0.1, "DCN": 0.0}).panels()
     assert sum(memory.bars["as compiled"].values()) * 2**30 == 1 and memory.limit == 16
-    assert set(time.bars) == {"compute", "memory", "ICI", "waits", "step", "in order"}
+    assert set(time.bars) == {"compute", "memory", "ICI", "waits", "at best", "in order"}
 
 
 def test_what_goes_between_slices_goes_over_the_network():
