@@ -97,7 +97,8 @@ def executions(computations: Computations, entry: str) -> dict[str, int]:
 
 def callees(instruction: Instruction) -> Iterator[str]:
     """Computations that an operation runs."""
-    for name in ("calls", "body", "to_apply") if instruction.op == "call" else ("calls", "body"):
+    names = ("calls", "body", "true_computation", "false_computation")
+    for name in (*names, "to_apply") if instruction.op == "call" else names:
         if found := instruction.attribute(name):
             yield found
     for name in ("branch_computations", "called_computations"):

@@ -81,7 +81,7 @@ class _Play:
         for i in body:
             if i.op in ("while", "call", "conditional"):
                 parts = [self.run(inner) for inner in callees(i)]
-                longest = max(parts, key=lambda part: part.seconds)
+                longest = max(parts, key=lambda part: part.seconds, default=Played())
                 turns = trips(i, self.computations) if i.op == "while" else 1
                 played.seconds += turns * longest.seconds
                 played.waits += [(message, turns * late) for message, late in longest.waits]

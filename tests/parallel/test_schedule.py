@@ -92,7 +92,10 @@ def test_a_loop_takes_as_long_as_its_turns():
     assert timed(loop, before=body) == (60.0, [(("data",), 60.0)])
 
 
-def test_a_choice_takes_as_long_as_its_longest_way():
+@pytest.mark.parametrize(
+    "given", ["branch_computations={%way1, %way2}", "true_computation=%way2, false_computation=%way1"]
+)
+def test_a_choice_takes_as_long_as_its_longest_way(given):
     ways = "".join(
         f"""
 %way{n} (a: bf16[2,4]) -> bf16[2,4] {{
@@ -102,7 +105,7 @@ def test_a_choice_takes_as_long_as_its_longest_way():
 """
         for n in (1, 2)
     )
-    choice = f"%c = bf16[2,4]{HERE} conditional(%a, %a, %a), branch_computations={{%way1, %way2}}"
+    choice = f"%c = bf16[2,4]{HERE} conditional(%a, %a, %a), {given}"
     assert timed(choice, before=ways) == (16.0, [])
 
 
