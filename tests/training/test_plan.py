@@ -201,7 +201,7 @@ def test_the_tpu_compiler_agrees_with_what_is_counted_here(tmp_path):
     assert found["fits"] and found["chips"] == 8 and 0 < found["in_order"]["mfu"] <= found["at_best"]["mfu"] < 1
     assert 0.9 < found["flops"] / found["model_flops"] < 1.1
     peak = found["memory"].pop("peak")
-    assert sum(found["memory"].values()) == pytest.approx(peak, rel=0.01)
+    assert sum(found["memory"].values()) == pytest.approx(peak, abs=2**21)  # small leaves are padded to tiles
     assert any(row["kind"] == "all-gather" and row["axes"] == "data" for row in found["collectives"])
 
 
