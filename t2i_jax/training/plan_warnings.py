@@ -57,7 +57,7 @@ def of_messages(summary: Summary, params: Params) -> list[str]:
 def of_waits(played: Played) -> list[str]:
     """Messages that run beside other work, and are waited for during a hundredth of a step or more all the same."""
     return [
-        f"{1e3 * late:.1f} of {1e3 * played.seconds:.0f} ms a chip waits for {one.kind} over {' × '.join(one.axes)} of "
+        f"{1e3 * late:.3g} of {1e3 * played.seconds:.4g} ms a chip waits for {one.kind} over {' × '.join(one.axes)} of "
         f"{one.bytes / 2**20:.0f} MiB ({one.source or 'the compiler names no operation'}): too little work is beside it"
         for one, late in played.waits
         if late > played.seconds / 100 and not one.waits

@@ -117,7 +117,7 @@ class Found:
 
     def report(self) -> str:
         """A line a choice."""
-        row = "{:8.0f} ms  MFU {:4.0%}  {:6.2f} GiB  {}"
+        row = "{:8.4g} ms  MFU {:4.0%}  {:6.2f} GiB  {}"
         rows = [
             row.format(1e3 * plan.seconds()["in order"], plan.mfu("in order"), plan.memory["peak"] / 2**30, way)
             for way, plan in self.plans

@@ -169,7 +169,7 @@ def test_a_whole_gradients_sum_is_a_warning_that_names_its_operation_and_leaf():
 def test_a_long_wait_for_a_message_beside_other_work_is_a_warning():
     alone = dataclasses.replace(GATHER, waits=True)
     (text,) = of_waits(Played(2.0, [(GATHER, 0.5), (alone, 0.5), (GATHER, 0.01)]))
-    assert "500.0 of 2000 ms a chip waits for all-gather over data of 1024 MiB" in text
+    assert "500 of 2000 ms a chip waits for all-gather over data of 1024 MiB" in text
 
 
 def test_a_shard_narrower_than_a_tile_is_a_warning_that_names_its_leaf():
