@@ -45,12 +45,12 @@ COLUMNS = (
 TEXT = """# What the paper-size configs need, and what a step would take
 
 Made by `make plan-report` from the TPU compiler's own programs; no TPU ran. **Times, MFU and hours are estimates** with the
-assumptions below: a roofline, and the program played operation by operation. Every row's whole plan, with each kind of message and the warnings, is a JSON file
-in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
+assumptions below: a roofline, and the program played operation by operation. Every row's whole plan, with each kind of message
+and the warnings, is a JSON file in [docs/plan](plan), with its picture beside it. Compiled with {tools}.
 
 - *GiB a chip*: what the step is given (parameters, their average, moments, frozen stages, batch) + what it needs
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
-  (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of VAE and CLIP.
+  (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of the VAE.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
   pass, CLIP one product in twelve, which is what fits: to compute no more than a tenth again, its 128 pairs a chip would have
   to keep 25 GiB of what a v5e has 16. The host has room, but its way takes too long: with the MLP's inner layer there

@@ -38,9 +38,9 @@ from t2i_jax.parallel.hlotext import (
 
 SLICE = "slice"
 """In ``Collective.axes`` where a group has devices of several slices."""
-BEGINS, ENDS = "AsyncCollectiveStart", "AsyncCollectiveDone"
+_BEGINS, ENDS = "AsyncCollectiveStart", "AsyncCollectiveDone"
 """Custom calls beside a message within a fusion, where it begins and where it ends."""
-CARRIES = "async_collective_fusion"
+_CARRIES = "async_collective_fusion"
 """Start of the name of a computation that carries a message along."""
 
 
@@ -109,8 +109,7 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
             elif op == "send" and "_xla_megascale_transfer_type" in instruction.rest:
                 summary.collectives.append(between_slices(instruction, count, shapes))
             elif op.removesuffix("-start") in KINDS:
-                bound = bounds.get(instruction.name, "" if name.startswith(CARRIES) else BEGINS)
-                if bound == BEGINS:  # a hidden message is written where it begins, in what hides it, and where it ends
+                if begins(instruction, name, bounds):
                     hidden = name in apart or instruction.name in bounds
                     one = collective(instruction, name, count, shapes, mesh, hidden)
                     summary.traffic += count * _moved(instruction, one, shapes)
@@ -120,7 +119,13 @@ def read(text: str, mesh: Mapping[str, int]) -> Summary:
 
 def bounds_of(body: list[Instruction]) -> dict[str, str]:
     """The collectives of a computation that begin or end a message that others hide, and which of the two."""
-    return {name: i.target for i in body if i.target in (BEGINS, ENDS) for name in i.operands()}
+    return {name: i.target for i in body if i.target in (_BEGINS, ENDS) for name in i.operands()}
+
+
+def begins(instruction: Instruction, computation: str, bounds: Mapping[str, str]) -> bool:
+    """Whether a message begins, or runs alone, with a collective of ``computation``, which has these bounds: one that
+    others hide is written where it begins, in what hides it, and where it ends."""
+    return bounds.get(instruction.name, "" if computation.startswith(_CARRIES) else _BEGINS) == _BEGINS
 
 
 def _apart(computations: Computations) -> set[str]:

@@ -32,11 +32,11 @@ V5E = TPU | {
 }
 V5E_OVERLAP = {
     # Messages go behind elementwise work too, not behind products alone. As played on v5e:16x16, a chip waits so for 13
-    # of the 1782 ms of a step of CLIP, by default for 39 of 1803; of the prior for 32 of 297, by default 35 of 296.
+    # of the 1782 ms of a step of CLIP, by default for 39 of 1807; of the prior for 31 of 296, by default 34 of 295.
     "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": "true",
     # By the scheduler's own estimate elementwise work is too short for a message to begin beside it. Taken for three
     # times as long, messages begin sooner. Much more (1000, say) begins them all beside some work, and most beside too
-    # little: the decoder then waits longer for messages, 98 ms a step in place of 82, as played.
+    # little: the decoder then waits longer for messages, 97 ms a step in place of 81, as played.
     "xla_lhs_loop_fusion_latency_multiplier": "3",
     # Sums over replicas are hidden too, each by itself: those that the compiler puts together wait.
     "xla_enable_async_all_reduce": "true",

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from t2i_jax.parallel.chips import Chip
-from t2i_jax.parallel.hlo import BEGINS, CARRIES, ENDS, SLICE, Collective, between_slices, bounds_of, collective
+from t2i_jax.parallel.hlo import ENDS, SLICE, Collective, begins, between_slices, bounds_of, collective
 from t2i_jax.parallel.hlotext import CALLERS, KINDS, Instruction, callees, hosted, parse, products, traffic, trips
 
 KERNEL = "tpu_custom_call"
@@ -146,9 +146,8 @@ class _Play:
         bounds = bounds_of(body)
         for i in body:
             if i.op in KINDS:
-                bound = bounds.get(i.name, "" if name.startswith(CARRIES) else BEGINS)
                 hidden = apart or i.name in bounds
-                return collective(i, name, 1, _types(body), self.mesh, hidden) if bound == BEGINS else None
+                return collective(i, name, 1, _types(body), self.mesh, hidden) if begins(i, name, bounds) else None
             for inner in callees(i) if i.op in CALLERS else ():
                 if found := self._within(inner, apart):
                     return found
