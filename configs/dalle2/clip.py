@@ -13,14 +13,14 @@ import dataclasses
 
 from configs.dalle2.vae import CONTEXT, DATA, MESH, VOCAB
 from t2i_jax.models.clip import CLIP, TextTower, VisionTower
-from t2i_jax.models.remat import OUTER, Remat
+from t2i_jax.models.remat import INNER, Remat
 from t2i_jax.stages import ClipStage
 from t2i_jax.training import AdamW, Cosine, Experiment
 
-KIND = {"dtype": "bfloat16", "remat": Remat((OUTER,))}
+HALF = "bfloat16"
 MODEL = CLIP(
-    text=TextTower(vocab=VOCAB, context=CONTEXT, width=1024, depth=24, heads=8, **KIND),
-    vision=VisionTower(image_size=256, patch=16, width=1280, depth=32, heads=10, **KIND),
+    text=TextTower(vocab=VOCAB, context=CONTEXT, width=1024, depth=24, heads=8, dtype=HALF, remat=Remat((INNER,))),
+    vision=VisionTower(image_size=256, patch=16, width=1280, depth=32, heads=10, dtype=HALF, remat=Remat(())),
     embedding=1024,
 )
 

@@ -40,4 +40,5 @@ def config() -> Experiment:
         mesh=MESH,
         steps=250_000,
         ema=0.9999,
+        overlap=True,
     )

@@ -106,8 +106,9 @@ def _splash(q: Heads, k: Others, v: Others, visible: Visible | None, *, causal: 
         visible = jnp.ones((b, k.shape[1]), bool)
     kind = kernels.CausalMask if causal else kernels.FullMask
     rows, columns = (_block(n) for n in padded)
+    # One kernel for all gradients, with five products; two kernels take seven, and read everything twice.
     sizes = kernels.BlockSizes(
-        block_q=rows, block_kv=columns, block_q_dkv=rows, block_kv_dkv=columns, block_q_dq=rows, block_kv_dq=columns
+        block_q=rows, block_kv=columns, block_q_dkv=rows, block_kv_dkv=columns, use_fused_bwd_kernel=True
     )
     kernel = kernels.make_splash_mha(
         kernels.MultiHeadMask([kind(tuple(padded)) for _ in range(heads)]),

@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from t2i_jax.models.attention import attention, check_heads
-from t2i_jax.models.dense import Dense
+from t2i_jax.models.dense import Dense, Heads
 from t2i_jax.models.remat import INNER, OUTER, QKV, Remat
 from t2i_jax.models.time import MLP, sinusoid
 from t2i_jax.types import Embedding, Features, Latent, Time
@@ -122,24 +122,22 @@ class JointBlock(nn.Module):
             context_shift1, context_scale1, context_gate1, *context_mlp = jnp.split(given, 6, -1)
 
         n = x.shape[1]
-        images = self.heads_of(dense(3 * d, name="qkv")(modulate(x, shift1, scale1, dtype)), "")
-        given = modulate(text, context_shift1, context_scale1, dtype)
-        texts = self.heads_of(dense(3 * d, name="context_qkv")(given), "context_")
+        images = self.heads_of(modulate(x, shift1, scale1, dtype), "")
+        texts = self.heads_of(modulate(text, context_shift1, context_scale1, dtype), "context_")
         mixed = attention(*(jnp.concatenate(pair, axis=1) for pair in zip(images, texts, strict=True)))
-        mixed = rearrange(mixed, "b n k d -> b n (k d)")
 
-        x = x + gate1[:, None] * checkpoint_name(dense(d, name="attention_out")(mixed[:, :n]), OUTER)
+        x = x + gate1[:, None] * checkpoint_name(dense(d, name="attention_out", inputs=2)(mixed[:, :n]), OUTER)
         x = x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2, dtype), "")
         if self.last:
             return x, text
         shift, scale, gate = context_mlp
-        added = checkpoint_name(dense(d, name="context_attention_out")(mixed[:, n:]), OUTER)
+        added = checkpoint_name(dense(d, name="context_attention_out", inputs=2)(mixed[:, n:]), OUTER)
         text = text + context_gate1[:, None] * added
         return x, text + gate[:, None] * self.mlp(modulate(text, shift, scale, dtype), "context_")
 
-    def heads_of(self, qkv: Stream, stream: str) -> tuple[Array, Array, Array]:
+    def heads_of(self, x: Stream, stream: str) -> tuple[Array, Array, Array]:
         """Queries, keys and values [b, n, heads, d]; queries and keys normalised where asked."""
-        q, k, v = rearrange(checkpoint_name(qkv, QKV), "b n (s k d) -> s b n k d", s=3, k=self.heads)
+        q, k, v = checkpoint_name(Heads(self.heads, self.dtype, name=f"{stream}qkv")(x), QKV)
         if self.qk_norm:
             q = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{stream}norm_q")(q)
             k = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{stream}norm_k")(k)

@@ -6,15 +6,15 @@ depth axis.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
-from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from t2i_jax.models.attention import attention, check_heads
-from t2i_jax.models.dense import Dense
+from t2i_jax.models.dense import Dense, Heads
 from t2i_jax.models.remat import INNER, OUTER, QKV, Remat
 
 Stream = Float[Array, "b l d"]
@@ -39,14 +39,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Stream, visible: Visible | None) -> Stream:
-        dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
+        dense = partial(Dense, dtype=self.dtype)
         norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
-        qkv = checkpoint_name(dense(3 * self.width, "qkv")(norm("norm1")(x)), QKV)
-        qkv = rearrange(qkv, "b l (s k d) -> s b l k d", s=3, k=self.heads)
+        qkv = checkpoint_name(Heads(self.heads, self.dtype, name="qkv")(norm("norm1")(x)), QKV)
         mixed = attention(*qkv, causal=self.causal, visible=visible)
-        x = x + checkpoint_name(dense(self.width, "out")(rearrange(mixed, "b l k d -> b l (k d)")), OUTER)
-        inner = checkpoint_name(dense(self.mlp, "fc1")(norm("norm2")(x)), INNER)
-        return x + dense(self.width, "fc2")(ACTIVATIONS[self.activation](inner))
+        x = x + checkpoint_name(dense(self.width, name="out", inputs=2)(mixed), OUTER)
+        inner = checkpoint_name(dense(self.mlp, name="fc1")(norm("norm2")(x)), INNER)
+        return x + dense(self.width, name="fc2")(ACTIVATIONS[self.activation](inner))
 
 
 class Transformer(nn.Module):

@@ -27,21 +27,23 @@ V5E = TPU | {
     # two and a half times as long. For other chips the compiler refuses it.
     "xla_enable_async_reduce_scatter_fusion": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true",
+    # One by one, but for small ones: in groups of 24 MiB, as by default, nothing hides the VAE's.
+    "xla_tpu_ars_combiner_threshold_in_bytes": str(2**20),
     # Room for them beside a product's blocks, in KiB of the chip's vector memory. The default, 16 MiB, is too little.
     "xla_tpu_scoped_vmem_limit_kib": "32768",
 }
 V5E_OVERLAP = {
-    # Messages go behind elementwise work too, not behind products alone. As played on v5e:16x16, a chip waits so for 13
-    # of the 1782 ms of a step of CLIP, by default for 39 of 1807; of the prior for 31 of 296, by default 34 of 295.
+    # Messages go behind elementwise work too, not behind products alone.
     "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": "true",
-    # By the scheduler's own estimate elementwise work is too short for a message to begin beside it. Taken for three
-    # times as long, messages begin sooner. Much more (1000, say) begins them all beside some work, and most beside too
-    # little: the decoder then waits longer for messages, 97 ms a step in place of 81, as played.
-    "xla_lhs_loop_fusion_latency_multiplier": "3",
-    # Sums over replicas are hidden too, each by itself: those that the compiler puts together wait.
+    # By the scheduler's own estimate elementwise work is too short for a message to begin beside it. Taken for thirty
+    # times as long, nearly all messages of more than 1 MiB begin beside some; by default a tenth of the decoder's time
+    # goes by in ones that do not. Much more begins the last ones too, but most beside too little.
+    "xla_lhs_loop_fusion_latency_multiplier": "30",
+    # Sums over replicas are hidden too, one by one but for small ones: those that the compiler puts together wait. With
+    # none put together it fails on the VAE.
     "xla_enable_async_all_reduce": "true",
     "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
-    "xla_jf_crs_combiner_threshold_in_bytes": "0",
+    "xla_jf_crs_combiner_threshold_in_bytes": str(2**20),
 }
 """What begins the messages that are left beside other work. The compiler takes twice as long or more, and fails on some
 programs."""

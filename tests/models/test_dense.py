@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t2i_jax.models.conv import Conv, DoublingConv
-from t2i_jax.models.dense import Dense, by_batch
+from t2i_jax.models.dense import Dense, Heads, _apart, _together, by_batch
 from t2i_jax.parallel.hlo import read
 from t2i_jax.parallel.mesh import Mesh, split_batch
 
@@ -31,6 +31,54 @@ def test_equals_flax(features, bias, dtype, tolerance):
 
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=10 * tolerance)
     jax.tree.map(close, value_and_grads(ours), value_and_grads(flax))
+
+
+@pytest.mark.parametrize("gradient", [_apart, _together])  # a CPU's, and the others'
+@pytest.mark.parametrize("i, o", [((7,), (3,)), ((7,), (11,)), ((7,), (2, 3)), ((2, 3), (7,)), ((2, 3), (4,))])
+def test_the_kernel_gradient_sums_over_all_rows(gradient, i, o):
+    x, dy = (jax.random.normal(jax.random.key(k), (2, 5, *sizes)) for k, sizes in enumerate((i, o)))
+    np.testing.assert_allclose(gradient(x, dy, 2), np.tensordot(x, dy, ((0, 1), (0, 1))), rtol=1e-5, atol=1e-5)
+
+
+def compare(cut, whole, x):
+    """Both modules have the same parameters, and compute the same with them, gradients included."""
+    params = jax.jit(whole.init)(jax.random.key(1), x)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape), params)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(cut.init, jax.random.key(1), x)) == jax.tree.map(jnp.shape, params)
+    run = lambda module: jax.jit(jax.value_and_grad(lambda p, x: jnp.sin(module.apply(p, x)).sum(), argnums=(0, 1)))
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    close(jax.jit(cut.apply)(params, x), jax.jit(whole.apply)(params, x))
+    jax.tree.map(close, run(cut)(params, x), run(whole)(params, x))
+
+
+def test_heads_are_one_product_cut_into_queries_keys_and_values():
+    class Cut(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            q, k, v = Heads(2, name="qkv")(x)
+            return q + 2 * k + 3 * v
+
+    class Whole(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            qkv = Dense(18, name="qkv")(x).reshape(2, 5, 3, 2, 3)
+            return qkv[:, :, 0] + 2 * qkv[:, :, 1] + 3 * qkv[:, :, 2]
+
+    compare(Cut(), Whole(), jax.random.normal(jax.random.key(0), (2, 5, 6)))
+
+
+def test_a_layer_reads_heads_and_their_width_together():
+    class Flat(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Dense(7, name="out")(x.reshape(2, 5, 6))
+
+    class Cut(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Dense(7, inputs=2, name="out")(x)
+
+    compare(Cut(), Flat(), jax.random.normal(jax.random.key(0), (2, 5, 2, 3)))
 
 
 @pytest.mark.parametrize("layer, rows", [(Dense, (2**16,)), (Conv, (16, 64, 64)), (DoublingConv, (16, 32, 32))])
