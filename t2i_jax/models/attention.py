@@ -26,7 +26,9 @@ Others = Float[Array, "b s k d"]
 Visible = Bool[Array, "b s"]
 
 LANES = 128
-"""Width of a TPU's vector registers: the kernel takes lengths and blocks in multiples of it."""
+"""Width of a TPU's vector registers: the kernel takes places, and blocks of queries, in multiples of it."""
+SUBLANES = 16
+"""Rows of a bfloat16 tile."""
 LARGEST_BLOCK = 512
 HALF = (jnp.bfloat16, jnp.float16)
 CUDNN = range(8, 129, 8)
@@ -101,17 +103,23 @@ def _splash(q: Heads, k: Others, v: Others, visible: Visible | None, *, causal: 
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     b, length, heads, d = q.shape
-    padded = [-(-x.shape[1] // LANES) * LANES for x in (q, k)]
-    if visible is None and k.shape[1] < padded[1]:
-        visible = jnp.ones((b, k.shape[1]), bool)
-    kind = kernels.CausalMask if causal else kernels.FullMask
-    rows, columns = (_block(n) for n in padded)
+    places = k.shape[1]
+    # Queries are padded to few more where one block holds them and the mask is a part of the kernel, the same for all
+    # examples: from 257 to 272, where blocks of LANES would be 384.
+    one = visible is None and length <= LARGEST_BLOCK
+    padded = _up(length, SUBLANES if one else LANES), _up(places, LANES)
+    if visible is None and places < padded[1]:
+        seen = np.broadcast_to(np.arange(padded[1]) < places, padded)
+        mask = kernels.NumpyMask(np.tril(seen) if causal else seen)
+    else:
+        mask = (kernels.CausalMask if causal else kernels.FullMask)(padded)
+    rows, columns = padded[0] if one else _block(padded[0]), _block(padded[1])
     # One kernel for all gradients, with five products; two kernels take seven, and read everything twice.
     sizes = kernels.BlockSizes(
         block_q=rows, block_kv=columns, block_q_dkv=rows, block_kv_dkv=columns, use_fused_bwd_kernel=True
     )
     kernel = kernels.make_splash_mha(
-        kernels.MultiHeadMask([kind(tuple(padded)) for _ in range(heads)]),
+        kernels.MultiHeadMask([mask] * heads),
         block_sizes=sizes, head_shards=1, q_seq_shards=1, residual_checkpoint_name=MIXED, interpret=interpret,
     )  # fmt: skip
     q, k, v = (_pad(x, n).swapaxes(1, 2) for x, n in zip((q * d**-0.5, k, v), (padded[0], padded[1], padded[1])))
@@ -142,6 +150,10 @@ def _every_row(visible: Visible, rows: int) -> Bool[Array, "b 1 q s"]:
 def _block(length: int) -> int:
     """The largest multiple of LANES, up to LARGEST_BLOCK, that divides ``length``."""
     return max(n for n in range(LANES, LARGEST_BLOCK + 1, LANES) if length % n == 0)
+
+
+def _up(length: int, unit: int) -> int:
+    return -(-length // unit) * unit
 
 
 def _pad(x: Array, length: int) -> Array:

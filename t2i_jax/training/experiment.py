@@ -125,8 +125,8 @@ class Experiment:
     """Micro-batches that a batch is split into, one after the other, to save memory."""
     overlap: bool = False
     """Have TPUs' compiler begin all messages between chips beside other work that it can (v5e). It takes longer to
-    compile, for a step that is about 1 % faster or not at all, and fails on some programs, as on the VAE's of the
-    paper's size; `t2i plan` tells."""
+    compile, for a step from 2 % shorter to 4 % longer by the plans of the paper's sizes, and fails on some programs;
+    `t2i plan` tells."""
     cache_gb: float = 16.0
     """Features of frozen stages are computed once for the whole data set where they take less disk than this, in GiB;
     larger ones are computed within every step. 0 keeps none."""
