@@ -52,11 +52,11 @@ and the warnings, is a JSON file in [docs/plan](plan), with its picture beside i
   besides. *Of HBM*: of what the compiler lets a program have. *Of the least*: over the least that such a step must hold
   (`t2i_jax/training/minimum.py`); below 1 where that counts a little too much, as of the VAE.
 - *FLOPs*: as compiled over the model's own, nothing recomputed. The configs keep every product of a layer for the backward
-  pass, CLIP one product in twelve, which is what fits: to compute no more than a tenth again, its 128 pairs a chip would have
-  to keep 25 GiB of what a v5e has 16. The host has room, but its way takes too long: with the MLP's inner layer there
-  (`t2i plan configs/dalle2/clip.py --topology v5e:16x16 --stage.model.text.remat.offload inner
-  --stage.model.vision.remat.offload inner`) CLIP computes 1.17, and a step takes 2,355 ms at best. With `remat.keep` empty, all is
-  computed again: 1.26, 1.29, 1.23, 1.32, 1.14 and 1.04 in the order of the first table.
+  pass, but CLIP's only the first of the text tower's MLPs, which is what fits: to compute no more than a tenth again, its 128
+  pairs a chip would have to keep 24 GiB of what a v5e has 16. The host has room, but its way takes longer than the step:
+  `t2i plan configs/dalle2/clip.py --topology v5e:16x16 --stage.model.vision.remat.offload inner qkv` fits and computes 1.10, and
+  a step takes 2,573 ms at best. With `remat.keep` empty, all is computed again: 1.28, 1.25, 1.21, 1.30, 1.11 and 1.04 in the
+  order of the first table.
 - *Messages*: bytes on the links along `data` over those of fully sharded data parallelism: two gathers of each
   parameter and one scatter of its gradient in half precision, and one gather of each frozen one.
 - *Alone*, in ms: what each part of a step would take by itself. *Waits*: for how long a chip waits for messages, which are

@@ -5,8 +5,8 @@
 Heads of 128, ten and eight of them, where the paper's vision tower has sixteen of 80: a TPU's matrix unit is 128 wide.
 
 Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for them (`t2i plan
-configs/dalle2/clip.py --topology v5e:16x16`): 11.8 of 15.75 GiB a chip, 1.27 of the model's FLOPs, and an estimated
-1,782 ms a step: MFU 54 %, 18,400 pairs a second, 198 hours; 1,236 ms and 78 % at best.
+configs/dalle2/clip.py --topology v5e:16x16`): 13.6 of 15.75 GiB a chip, 1.22 of the model's FLOPs, and an estimated
+1,437 ms a step: MFU 67 %, 22,800 pairs a second, 160 hours; 1,187 ms and 81 % at best.
 """
 
 import dataclasses

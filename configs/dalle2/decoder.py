@@ -3,8 +3,8 @@
     t2i train configs/dalle2/decoder.py --data.dataset NAME --run runs/dalle2
 
 Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for them (`t2i plan
-configs/dalle2/decoder.py --topology v5e:16x16`): 7.8 of 15.75 GiB a chip, 1.03 of the model's FLOPs, and an estimated
-227 ms a step: MFU 48 %, 9,000 pictures a second, 51 hours; 193 ms and 56 % at best.
+configs/dalle2/decoder.py --topology v5e:16x16`): 7.7 of 15.75 GiB a chip, 1.01 of the model's FLOPs, and an estimated
+225 ms a step: MFU 48 %, 9,100 pictures a second, 50 hours; 192 ms and 57 % at best.
 """
 
 from configs.dalle2.clip import MODEL as CLIP

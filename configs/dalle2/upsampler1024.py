@@ -4,7 +4,7 @@
 
 Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for them (`t2i plan
 configs/dalle2/upsampler1024.py --topology v5e:16x16`): 2.3 of 15.75 GiB a chip, 1.02 of the model's FLOPs, and an
-estimated 195 ms a step: MFU 61 %, 2,600 pictures a second, 54 hours; 142 ms and 84 % at best.
+estimated 194 ms a step: MFU 61 %, 2,600 pictures a second, 54 hours; 142 ms and 84 % at best.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@
 DALL-E 2 paints pixels and has none; with it, decoder and upsamplers see a 64th of the places.
 
 Meant for 256 v5e chips, 16 copies of 16 that share the parameters. The plan for them (`t2i plan configs/dalle2/vae.py
---topology v5e:16x16`): 3.7 of 15.75 GiB a chip, 1.00 of the model's FLOPs, and an estimated 144 ms a step: MFU 67 %,
+--topology v5e:16x16`): 3.8 of 15.75 GiB a chip, 1.00 of the model's FLOPs, and an estimated 144 ms a step: MFU 67 %,
 14,200 pictures a second, 10 hours; 99 ms and 97 % at best.
 """
 
